@@ -1,0 +1,2 @@
+//! `skep-abi`.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! `skep-btf`.
+#![forbid(unsafe_code)]

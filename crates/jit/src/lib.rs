@@ -1,0 +1,2 @@
+//! `skep-jit`.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! `skep-object`.
+#![forbid(unsafe_code)]

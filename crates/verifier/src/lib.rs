@@ -1,0 +1,2 @@
+//! `skep-verifier`.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Test support: text vectors, generators and the running kernel as an oracle.
