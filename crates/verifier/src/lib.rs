@@ -1,2 +1,4 @@
 //! `skep-verifier`.
 #![forbid(unsafe_code)]
+
+pub mod state;
