@@ -1,2 +1,68 @@
-//! Project tasks: `cargo xtask test`, `tidy`, `ci`, …
-fn main() {}
+//! Project tasks, run as `cargo xtask TASK`. What CI runs is `cargo xtask test`, the same command that a developer runs.
+#![forbid(unsafe_code)]
+
+mod checks;
+mod fuzz;
+mod objects;
+mod shell;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "skep's project tasks")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need, build the test objects with clang-19, check and test everything
+    Test {
+        /// Fail instead of installing missing tools through apt
+        #[arg(long)]
+        no_install: bool,
+        /// Passed on to `cargo test`, e.g. `-- verifier`
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
+    /// Check what the compiler does not: file sizes, module docs, paths in documents
+    Tidy,
+    /// Build the C test objects into target/objects and say which committed ones differ
+    Objects,
+    /// Rewrite the expected outputs of the text vectors
+    Bless {
+        /// Only vectors whose name contains this
+        filter: Option<String>,
+    },
+    /// Mutate objects and programs for a while; a crash or an unbounded allocation fails
+    Fuzz {
+        /// Seconds to run
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// First seed; each round adds one
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test { no_install, filter } => checks::test(!no_install, &filter),
+        Task::Tidy => tidy::run(),
+        Task::Objects => objects::build().map(|_| ()),
+        Task::Bless { filter } => checks::bless(filter.as_deref()),
+        Task::Fuzz { seconds, seed } => fuzz::run_for(seconds, seed),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
