@@ -1,3 +1,7 @@
 //! The `skep` command.
 #![forbid(unsafe_code)]
+
+mod capture;
+mod input;
+
 fn main() {}
