@@ -60,10 +60,7 @@ integers!(u64 i64 u32 i32);
 
 impl<T: Integer> Interval<T> {
     /// Every value of the type.
-    pub const FULL: Self = Self {
-        min: T::MIN,
-        max: T::MAX,
-    };
+    pub const FULL: Self = Self { min: T::MIN, max: T::MAX };
 
     /// `min..=max`, as given: it may be empty.
     #[must_use]
@@ -179,21 +176,13 @@ impl Bounds {
     /// The value, if every bit is known.
     #[must_use]
     pub const fn const_value(&self) -> Option<u64> {
-        if self.var_off.is_const() {
-            Some(self.var_off.value)
-        } else {
-            None
-        }
+        if self.var_off.is_const() { Some(self.var_off.value) } else { None }
     }
 
     /// The low half, if each of its bits is known.
     #[must_use]
     pub const fn const32(&self) -> Option<u32> {
-        if self.var_off.is_const_low32() {
-            Some(self.var_off.value as u32)
-        } else {
-            None
-        }
+        if self.var_off.is_const_low32() { Some(self.var_off.value as u32) } else { None }
     }
 
     /// The constant as `width` sees it, zero-extended.
@@ -293,19 +282,16 @@ impl Bounds {
     /// # Errors
     /// The kernel's words for the contradiction.
     pub fn check(&self) -> Result<(), &'static str> {
-        if self.u64.is_empty() || self.s64.is_empty() || self.u32.is_empty() || self.s32.is_empty()
-        {
+        if self.u64.is_empty() || self.s64.is_empty() || self.u32.is_empty() || self.s32.is_empty() {
             return Err("range bounds violation");
         }
         if let Some(value) = self.const_value()
-            && (self.u64 != Interval::constant(value)
-                || self.s64 != Interval::constant(value as i64))
+            && (self.u64 != Interval::constant(value) || self.s64 != Interval::constant(value as i64))
         {
             return Err("const tnum out of sync with range bounds");
         }
         if let Some(value) = self.const32()
-            && (self.u32 != Interval::constant(value)
-                || self.s32 != Interval::constant(value as i32))
+            && (self.u32 != Interval::constant(value) || self.s32 != Interval::constant(value as i32))
         {
             return Err("const subreg tnum out of sync with range bounds");
         }
@@ -372,10 +358,7 @@ impl Bounds {
             return;
         }
         let same_top = self.s64.min >> bits == self.s64.max >> bits;
-        let (a, b) = (
-            sign_extended(self.s64.min as u64, bits),
-            sign_extended(self.s64.max as u64, bits),
-        );
+        let (a, b) = (sign_extended(self.s64.min as u64, bits), sign_extended(self.s64.max as u64, bits));
         let ends = Interval::new(a.min(b), a.max(b));
         if same_top && (ends.min >= 0) == (ends.max >= 0) {
             *self = Self {
@@ -388,11 +371,7 @@ impl Bounds {
             return;
         }
         let s64 = signed_range(bits);
-        *self = Self {
-            s64,
-            s32: Interval::new(s64.min as i32, s64.max as i32),
-            ..Self::UNKNOWN
-        };
+        *self = Self { s64, s32: Interval::new(s64.min as i32, s64.max as i32), ..Self::UNKNOWN };
     }
 
     /// The low `bits` (8, 16) sign-extended to 32; the upper half is left to [`Bounds::zero_extend32`]
@@ -412,8 +391,7 @@ impl Bounds {
         if same_top && (ends.min >= 0) == (ends.max >= 0) {
             self.s32 = ends;
             self.u32 = Interval::new(ends.min as u32, ends.max as u32);
-            self.var_off =
-                Tnum::range(i64::from(ends.min) as u64, i64::from(ends.max) as u64).subreg();
+            self.var_off = Tnum::range(i64::from(ends.min) as u64, i64::from(ends.max) as u64).subreg();
             return;
         }
         let range = signed_range(bits);
@@ -427,10 +405,7 @@ impl Bounds {
         self.learn_from_bits32();
         let Tnum { value, mask } = self.var_off;
         let sign = mask & (1 << 63);
-        self.s64.narrow(Interval::new(
-            (value | sign) as i64,
-            (value | (mask ^ sign)) as i64,
-        ));
+        self.s64.narrow(Interval::new((value | sign) as i64, (value | (mask ^ sign)) as i64));
         self.u64.narrow(Interval::new(value, value | mask));
     }
 
@@ -438,18 +413,13 @@ impl Bounds {
     pub(crate) fn learn_from_bits32(&mut self) {
         let (value, mask) = (self.var_off.value as u32, self.var_off.mask as u32);
         let sign = mask & (1 << 31);
-        self.s32.narrow(Interval::new(
-            (value | sign) as i32,
-            (value | (mask ^ sign)) as i32,
-        ));
+        self.s32.narrow(Interval::new((value | sign) as i32, (value | (mask ^ sign)) as i32));
         self.u32.narrow(Interval::new(value, value | mask));
     }
 
     /// Bits from intervals: the common leading bits of the ends, of the whole and of the low half.
     fn learn_bits(&mut self) {
-        let whole = self
-            .var_off
-            .intersect(Tnum::range(self.u64.min, self.u64.max));
+        let whole = self.var_off.intersect(Tnum::range(self.u64.min, self.u64.max));
         let half = Tnum::range(u64::from(self.u32.min), u64::from(self.u32.max));
         self.var_off = whole.with_subreg(whole.subreg().intersect(half));
     }
@@ -458,8 +428,7 @@ impl Bounds {
     fn deduce32(&mut self) {
         // Where the upper half cannot change, the low half moves through one interval from end to end.
         if self.u64.min >> 32 == self.u64.max >> 32 {
-            self.u32
-                .narrow(Interval::new(self.u64.min as u32, self.u64.max as u32));
+            self.u32.narrow(Interval::new(self.u64.min as u32, self.u64.max as u32));
             if let Some(signed) = self.u64.in_order(|end| end as i32) {
                 self.s32.narrow(signed);
             }
@@ -473,13 +442,9 @@ impl Bounds {
             }
         }
         // Where it steps once, a low half that goes from negative to positive passes its sign boundary in order too.
-        let steps_once =
-            |min: u64, max: u64| ((min >> 32) as u32).wrapping_add(1) == (max >> 32) as u32;
+        let steps_once = |min: u64, max: u64| ((min >> 32) as u32).wrapping_add(1) == (max >> 32) as u32;
         let rises = |min: u64, max: u64| (min as i32) < 0 && (max as i32) >= 0;
-        for (min, max) in [
-            (self.u64.min, self.u64.max),
-            (self.s64.min as u64, self.s64.max as u64),
-        ] {
+        for (min, max) in [(self.u64.min, self.u64.max), (self.s64.min as u64, self.s64.max as u64)] {
             if steps_once(min, max) && rises(min, max) {
                 self.s32.narrow(Interval::new(min as i32, max as i32));
             }
@@ -529,18 +494,13 @@ impl Bounds {
         if self.s32.min >= 0 && self.s64.within(small) {
             self.s64 = Interval::new(i64::from(self.s32.min), i64::from(self.s32.max));
             self.u64 = Interval::new(self.s64.min as u64, self.s64.max as u64);
-            self.var_off = self
-                .var_off
-                .intersect(Tnum::range(self.u64.min, self.u64.max));
+            self.var_off = self.var_off.intersect(Tnum::range(self.u64.min, self.u64.max));
         }
     }
 
     fn splice(&mut self, low: Interval<u32>) {
         let with_low = |end: u64, low: u32| (end & !0xffff_ffff) | u64::from(low);
-        self.u64.narrow(Interval::new(
-            with_low(self.u64.min, low.min),
-            with_low(self.u64.max, low.max),
-        ));
+        self.u64.narrow(Interval::new(with_low(self.u64.min, low.min), with_low(self.u64.max, low.max)));
         self.s64.narrow(Interval::new(
             with_low(self.s64.min as u64, low.min) as i64,
             with_low(self.s64.max as u64, low.max) as i64,

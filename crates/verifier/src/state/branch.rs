@@ -16,6 +16,7 @@ use super::tnum::Tnum;
 
 /// What a conditional jump does, given the bounds of its operands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once per jump and taken apart at once, never stored")]
 pub enum Outcome {
     /// It always jumps.
     Always,
@@ -68,19 +69,9 @@ pub fn is_branch_taken(op: JmpOp, width: Width, dst: &Bounds, src: &Bounds) -> O
 /// The operands for which the jump goes the way of `taken`: `(dst, src)`, synced. A contradiction (a side that no
 /// execution takes) leaves that operand's bits and forgets its intervals, as the kernel does.
 #[must_use]
-pub fn refine(
-    op: JmpOp,
-    width: Width,
-    taken: bool,
-    dst: &Bounds,
-    src: &Bounds,
-) -> (Bounds, Bounds) {
+pub fn refine(op: JmpOp, width: Width, taken: bool, dst: &Bounds, src: &Bounds) -> (Bounds, Bounds) {
     let (mut dst, mut src) = (*dst, *src);
-    let relation = if taken {
-        Relation::of(op)
-    } else {
-        Relation::of(op).negated()
-    };
+    let relation = if taken { Relation::of(op) } else { Relation::of(op).negated() };
     relation.impose(width, &mut dst, &mut src);
     for side in [&mut dst, &mut src] {
         side.sync();
@@ -135,11 +126,7 @@ fn greater(width: Width, dst: &Bounds, src: &Bounds, signed: bool, strict: bool)
 }
 
 fn above<T: Integer>(a: Interval<T>, b: Interval<T>, strict: bool) -> Option<bool> {
-    let (always, never) = if strict {
-        (a.min > b.max, a.max <= b.min)
-    } else {
-        (a.min >= b.max, a.max < b.min)
-    };
+    let (always, never) = if strict { (a.min > b.max, a.max <= b.min) } else { (a.min >= b.max, a.max < b.min) };
     if always {
         Some(true)
     } else if never {
@@ -170,46 +157,14 @@ impl Relation {
             JmpOp::Eq => Self::Equal,
             JmpOp::Ne => Self::Different,
             JmpOp::Set => Self::SomeBit,
-            JmpOp::Lt => Self::Below {
-                signed: false,
-                strict: true,
-                swapped: false,
-            },
-            JmpOp::Le => Self::Below {
-                signed: false,
-                strict: false,
-                swapped: false,
-            },
-            JmpOp::Gt => Self::Below {
-                signed: false,
-                strict: true,
-                swapped: true,
-            },
-            JmpOp::Ge => Self::Below {
-                signed: false,
-                strict: false,
-                swapped: true,
-            },
-            JmpOp::Slt => Self::Below {
-                signed: true,
-                strict: true,
-                swapped: false,
-            },
-            JmpOp::Sle => Self::Below {
-                signed: true,
-                strict: false,
-                swapped: false,
-            },
-            JmpOp::Sgt => Self::Below {
-                signed: true,
-                strict: true,
-                swapped: true,
-            },
-            JmpOp::Sge => Self::Below {
-                signed: true,
-                strict: false,
-                swapped: true,
-            },
+            JmpOp::Lt => Self::Below { signed: false, strict: true, swapped: false },
+            JmpOp::Le => Self::Below { signed: false, strict: false, swapped: false },
+            JmpOp::Gt => Self::Below { signed: false, strict: true, swapped: true },
+            JmpOp::Ge => Self::Below { signed: false, strict: false, swapped: true },
+            JmpOp::Slt => Self::Below { signed: true, strict: true, swapped: false },
+            JmpOp::Sle => Self::Below { signed: true, strict: false, swapped: false },
+            JmpOp::Sgt => Self::Below { signed: true, strict: true, swapped: true },
+            JmpOp::Sge => Self::Below { signed: true, strict: false, swapped: true },
         }
     }
 
@@ -219,15 +174,7 @@ impl Relation {
             Self::Different => Self::Equal,
             Self::SomeBit => Self::NoBit,
             Self::NoBit => Self::SomeBit,
-            Self::Below {
-                signed,
-                strict,
-                swapped,
-            } => Self::Below {
-                signed,
-                strict: !strict,
-                swapped: !swapped,
-            },
+            Self::Below { signed, strict, swapped } => Self::Below { signed, strict: !strict, swapped: !swapped },
         }
     }
 
@@ -235,16 +182,8 @@ impl Relation {
     fn impose(self, width: Width, a: &mut Bounds, b: &mut Bounds) {
         match self {
             Self::Equal => make_equal(width, a, b),
-            Self::Below {
-                swapped: true,
-                signed,
-                strict,
-            } => order(width, signed, strict, b, a),
-            Self::Below {
-                swapped: false,
-                signed,
-                strict,
-            } => order(width, signed, strict, a, b),
+            Self::Below { swapped: true, signed, strict } => order(width, signed, strict, b, a),
+            Self::Below { swapped: false, signed, strict } => order(width, signed, strict, a, b),
             // What is left can only learn from a constant on one side.
             Self::Different | Self::SomeBit | Self::NoBit => {
                 let (known, other) = match (b.const_in(width), a.const_in(width)) {
@@ -294,11 +233,7 @@ fn order(width: Width, signed: bool, strict: bool, low: &mut Bounds, high: &mut 
 /// `low` ends before `high` does, and `high` begins after `low` does. The jump is open, so neither step wraps:
 /// `high.max` is not the type's least value, nor `low.min` its greatest.
 fn order_in<T: Integer>(strict: bool, low: &mut Interval<T>, high: &mut Interval<T>) {
-    let (ceiling, floor) = if strict {
-        (high.max.previous(), low.min.next())
-    } else {
-        (high.max, low.min)
-    };
+    let (ceiling, floor) = if strict { (high.max.previous(), low.min.next()) } else { (high.max, low.min) };
     low.max = low.max.min(ceiling);
     high.min = high.min.max(floor);
 }

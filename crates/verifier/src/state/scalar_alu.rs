@@ -74,22 +74,10 @@ pub fn imm(op: AluOp, width: Width, imm: i32) -> Bounds {
 pub fn add(dst: &Bounds, src: &Bounds) -> Bounds {
     Bounds {
         var_off: dst.var_off.add(src.var_off),
-        u64: wrap_both_or_none(
-            dst.u64.min.overflowing_add(src.u64.min),
-            dst.u64.max.overflowing_add(src.u64.max),
-        ),
-        s64: unless_overflow(
-            dst.s64.min.checked_add(src.s64.min),
-            dst.s64.max.checked_add(src.s64.max),
-        ),
-        u32: wrap_both_or_none(
-            dst.u32.min.overflowing_add(src.u32.min),
-            dst.u32.max.overflowing_add(src.u32.max),
-        ),
-        s32: unless_overflow(
-            dst.s32.min.checked_add(src.s32.min),
-            dst.s32.max.checked_add(src.s32.max),
-        ),
+        u64: wrap_both_or_none(dst.u64.min.overflowing_add(src.u64.min), dst.u64.max.overflowing_add(src.u64.max)),
+        s64: unless_overflow(dst.s64.min.checked_add(src.s64.min), dst.s64.max.checked_add(src.s64.max)),
+        u32: wrap_both_or_none(dst.u32.min.overflowing_add(src.u32.min), dst.u32.max.overflowing_add(src.u32.max)),
+        s32: unless_overflow(dst.s32.min.checked_add(src.s32.min), dst.s32.max.checked_add(src.s32.max)),
     }
 }
 
@@ -98,32 +86,16 @@ pub fn add(dst: &Bounds, src: &Bounds) -> Bounds {
 pub fn sub(dst: &Bounds, src: &Bounds) -> Bounds {
     Bounds {
         var_off: dst.var_off.sub(src.var_off),
-        u64: wrap_both_or_none(
-            dst.u64.min.overflowing_sub(src.u64.max),
-            dst.u64.max.overflowing_sub(src.u64.min),
-        ),
-        s64: unless_overflow(
-            dst.s64.min.checked_sub(src.s64.max),
-            dst.s64.max.checked_sub(src.s64.min),
-        ),
-        u32: wrap_both_or_none(
-            dst.u32.min.overflowing_sub(src.u32.max),
-            dst.u32.max.overflowing_sub(src.u32.min),
-        ),
-        s32: unless_overflow(
-            dst.s32.min.checked_sub(src.s32.max),
-            dst.s32.max.checked_sub(src.s32.min),
-        ),
+        u64: wrap_both_or_none(dst.u64.min.overflowing_sub(src.u64.max), dst.u64.max.overflowing_sub(src.u64.min)),
+        s64: unless_overflow(dst.s64.min.checked_sub(src.s64.max), dst.s64.max.checked_sub(src.s64.min)),
+        u32: wrap_both_or_none(dst.u32.min.overflowing_sub(src.u32.max), dst.u32.max.overflowing_sub(src.u32.min)),
+        s32: unless_overflow(dst.s32.min.checked_sub(src.s32.max), dst.s32.max.checked_sub(src.s32.min)),
     }
 }
 
 /// An interval whose ends both wrapped, or neither, is still in order.
 fn wrap_both_or_none<T: super::bounds::Integer>(min: (T, bool), max: (T, bool)) -> Interval<T> {
-    if min.1 == max.1 {
-        Interval::new(min.0, max.0)
-    } else {
-        Interval::FULL
-    }
+    if min.1 == max.1 { Interval::new(min.0, max.0) } else { Interval::FULL }
 }
 
 fn unless_overflow<T: super::bounds::Integer>(min: Option<T>, max: Option<T>) -> Interval<T> {
@@ -136,15 +108,9 @@ fn unless_overflow<T: super::bounds::Integer>(min: Option<T>, max: Option<T>) ->
 fn mul(dst: &Bounds, src: &Bounds) -> Bounds {
     Bounds {
         var_off: dst.var_off.mul(src.var_off),
-        u64: unless_overflow(
-            dst.u64.min.checked_mul(src.u64.min),
-            dst.u64.max.checked_mul(src.u64.max),
-        ),
+        u64: unless_overflow(dst.u64.min.checked_mul(src.u64.min), dst.u64.max.checked_mul(src.u64.max)),
         s64: signed_products(dst.s64, src.s64, i64::checked_mul),
-        u32: unless_overflow(
-            dst.u32.min.checked_mul(src.u32.min),
-            dst.u32.max.checked_mul(src.u32.max),
-        ),
+        u32: unless_overflow(dst.u32.min.checked_mul(src.u32.min), dst.u32.max.checked_mul(src.u32.max)),
         s32: signed_products(dst.s32, src.s32, i32::checked_mul),
     }
 }
@@ -155,36 +121,24 @@ fn signed_products<T: super::bounds::Integer>(
     b: Interval<T>,
     multiply: impl Fn(T, T) -> Option<T>,
 ) -> Interval<T> {
-    let corners = [
-        (a.min, b.min),
-        (a.min, b.max),
-        (a.max, b.min),
-        (a.max, b.max),
-    ];
+    let corners = [(a.min, b.min), (a.min, b.max), (a.max, b.min), (a.max, b.max)];
     let mut hull: Option<Interval<T>> = None;
     for (x, y) in corners {
         let Some(product) = multiply(x, y) else {
             return Interval::FULL;
         };
         let so_far = hull.unwrap_or(Interval::constant(product));
-        hull = Some(Interval::new(
-            so_far.min.min(product),
-            so_far.max.max(product),
-        ));
+        hull = Some(Interval::new(so_far.min.min(product), so_far.max.max(product)));
     }
     hull.unwrap_or(Interval::FULL)
 }
 
 fn and(dst: &Bounds, src: &Bounds) -> Bounds {
-    bitwise(dst, src, dst.var_off & src.var_off, |bits, a, b| {
-        Interval::new(bits.min, a.max.min(b.max))
-    })
+    bitwise(dst, src, dst.var_off & src.var_off, |bits, a, b| Interval::new(bits.min, a.max.min(b.max)))
 }
 
 fn or(dst: &Bounds, src: &Bounds) -> Bounds {
-    bitwise(dst, src, dst.var_off | src.var_off, |bits, a, b| {
-        Interval::new(a.min.max(b.min), bits.max)
-    })
+    bitwise(dst, src, dst.var_off | src.var_off, |bits, a, b| Interval::new(a.min.max(b.min), bits.max))
 }
 
 fn xor(dst: &Bounds, src: &Bounds) -> Bounds {
@@ -202,23 +156,15 @@ fn bitwise(
         (Some(_), Some(_)) => return Bounds::constant(bits.value),
         _ => unsigned(Interval::new(bits.min(), bits.max()), dst.u64, src.u64),
     };
-    let mut result = Bounds {
-        var_off: bits,
-        u64: whole,
-        s64: same_sign(whole.min as i64, whole.max as i64),
-        ..Bounds::UNKNOWN
-    };
+    let mut result =
+        Bounds { var_off: bits, u64: whole, s64: same_sign(whole.min as i64, whole.max as i64), ..Bounds::UNKNOWN };
     if dst.const32().is_some() && src.const32().is_some() {
         result.set32(bits.value as u32);
         return result;
     }
     let widen = |half: Interval<u32>| Interval::new(u64::from(half.min), u64::from(half.max));
     let low = bits.subreg();
-    let half = unsigned(
-        Interval::new(low.min(), low.max()),
-        widen(dst.u32),
-        widen(src.u32),
-    );
+    let half = unsigned(Interval::new(low.min(), low.max()), widen(dst.u32), widen(src.u32));
     result.u32 = Interval::new(half.min as u32, half.max as u32);
     result.s32 = same_sign(half.min as i32, half.max as i32);
     result
@@ -226,24 +172,14 @@ fn bitwise(
 
 /// Unsigned ends seen as signed ones: an interval only if they did not cross the sign boundary.
 fn same_sign<T: super::bounds::Integer>(min: T, max: T) -> Interval<T> {
-    if min <= max {
-        Interval::new(min, max)
-    } else {
-        Interval::FULL
-    }
+    if min <= max { Interval::new(min, max) } else { Interval::FULL }
 }
 
 /// The amount of a shift, if it is known and below the width.
 fn shift_amount(width: Width, src: &Bounds) -> Option<u8> {
     let (known, bits) = match width {
-        Width::W32 => (
-            src.const32().is_some() && src.u32.is_const() && src.s32.is_const(),
-            32,
-        ),
-        Width::W64 => (
-            src.is_const() && src.u64.is_const() && src.s64.is_const(),
-            64,
-        ),
+        Width::W32 => (src.const32().is_some() && src.u32.is_const() && src.s32.is_const(), 32),
+        Width::W64 => (src.is_const() && src.u64.is_const() && src.s64.is_const(), 64),
     };
     (known && src.u64.max < bits).then_some(src.u64.max as u8)
 }
@@ -270,11 +206,7 @@ fn lsh_u32(half: Interval<u32>, amount: u8) -> Interval<u32> {
 
 fn lsh32(dst: &Bounds, amount: u8) -> Bounds {
     let var_off = dst.var_off.subreg().lshift(amount).subreg();
-    let mut result = Bounds {
-        var_off,
-        u32: lsh_u32(dst.u32, amount),
-        ..Bounds::UNKNOWN
-    };
+    let mut result = Bounds { var_off, u32: lsh_u32(dst.u32, amount), ..Bounds::UNKNOWN };
     result.learn_from_bits32();
     result
 }
@@ -291,57 +223,36 @@ fn lsh64(dst: &Bounds, amount: u8) -> Bounds {
     } else {
         Interval::FULL
     };
-    let mut result = Bounds {
-        var_off: dst.var_off.lshift(amount),
-        u64,
-        s64,
-        u32: lsh_u32(dst.u32, amount),
-        s32: Interval::FULL,
-    };
+    let mut result =
+        Bounds { var_off: dst.var_off.lshift(amount), u64, s64, u32: lsh_u32(dst.u32, amount), s32: Interval::FULL };
     result.learn_from_bits();
     result
 }
 
 fn rsh32(dst: &Bounds, amount: u8) -> Bounds {
     let u32 = Interval::new(dst.u32.min >> amount, dst.u32.max >> amount);
-    let mut result = Bounds {
-        var_off: dst.var_off.subreg().rshift(amount),
-        u32,
-        ..Bounds::UNKNOWN
-    };
+    let mut result = Bounds { var_off: dst.var_off.subreg().rshift(amount), u32, ..Bounds::UNKNOWN };
     result.learn_from_bits32();
     result
 }
 
 fn rsh64(dst: &Bounds, amount: u8) -> Bounds {
     let u64 = Interval::new(dst.u64.min >> amount, dst.u64.max >> amount);
-    let mut result = Bounds {
-        var_off: dst.var_off.rshift(amount),
-        u64,
-        ..Bounds::UNKNOWN
-    };
+    let mut result = Bounds { var_off: dst.var_off.rshift(amount), u64, ..Bounds::UNKNOWN };
     result.learn_from_bits();
     result
 }
 
 fn arsh32(dst: &Bounds, amount: u8) -> Bounds {
     let s32 = Interval::new(dst.s32.min >> amount, dst.s32.max >> amount);
-    let mut result = Bounds {
-        var_off: dst.var_off.subreg().arshift(amount, 32),
-        s32,
-        ..Bounds::UNKNOWN
-    };
+    let mut result = Bounds { var_off: dst.var_off.subreg().arshift(amount, 32), s32, ..Bounds::UNKNOWN };
     result.learn_from_bits32();
     result
 }
 
 fn arsh64(dst: &Bounds, amount: u8) -> Bounds {
     let s64 = Interval::new(dst.s64.min >> amount, dst.s64.max >> amount);
-    let mut result = Bounds {
-        var_off: dst.var_off.arshift(amount, 64),
-        s64,
-        ..Bounds::UNKNOWN
-    };
+    let mut result = Bounds { var_off: dst.var_off.arshift(amount, 64), s64, ..Bounds::UNKNOWN };
     result.learn_from_bits();
     result
 }

@@ -109,10 +109,6 @@ impl Tnum {
 
     /// Sum modulo 2^64. The carries of the smallest and the largest operands differ exactly where a carry is unknown.
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "abstract operators are named calls, like the shifts"
-    )]
     pub const fn add(self, other: Self) -> Self {
         let least = self.value.wrapping_add(other.value);
         let most = least.wrapping_add(self.mask.wrapping_add(other.mask));
@@ -121,10 +117,6 @@ impl Tnum {
 
     /// Difference modulo 2^64; borrows are unknown where the extreme operands borrow differently.
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "abstract operators are named calls, like the shifts"
-    )]
     pub const fn sub(self, other: Self) -> Self {
         let known = self.value.wrapping_sub(other.value);
         let most = known.wrapping_add(self.mask);
@@ -134,10 +126,6 @@ impl Tnum {
 
     /// Two's complement negation.
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "abstract operators are named calls, like the shifts"
-    )]
     pub const fn neg(self) -> Self {
         Self::ZERO.sub(self)
     }
@@ -145,10 +133,6 @@ impl Tnum {
     /// Product modulo 2^64, by long multiplication: a known one adds the shifted multiplicand, an unknown bit joins the
     /// sums with and without it.
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "abstract operators are named calls, like the shifts"
-    )]
     pub const fn mul(self, other: Self) -> Self {
         let mut sum = Self::ZERO;
         let mut bits = self.max();
@@ -156,11 +140,7 @@ impl Tnum {
             let place = bits.trailing_zeros();
             bits &= bits - 1;
             let with = sum.add(Self::new(other.value << place, other.mask << place));
-            sum = if (self.value >> place) & 1 == 1 {
-                with
-            } else {
-                sum.union(with)
-            };
+            sum = if (self.value >> place) & 1 == 1 { with } else { sum.union(with) };
         }
         sum
     }
@@ -168,10 +148,7 @@ impl Tnum {
     /// Shifted left by `shift`, which is below 64; a larger one gives unknown.
     #[must_use]
     pub const fn lshift(self, shift: u8) -> Self {
-        match (
-            self.value.checked_shl(shift as u32),
-            self.mask.checked_shl(shift as u32),
-        ) {
+        match (self.value.checked_shl(shift as u32), self.mask.checked_shl(shift as u32)) {
             (Some(value), Some(mask)) => Self::new(value, mask),
             _ => Self::UNKNOWN,
         }
@@ -180,10 +157,7 @@ impl Tnum {
     /// Shifted right, zeros coming in, by `shift`, which is below 64; a larger one gives unknown.
     #[must_use]
     pub const fn rshift(self, shift: u8) -> Self {
-        match (
-            self.value.checked_shr(shift as u32),
-            self.mask.checked_shr(shift as u32),
-        ) {
+        match (self.value.checked_shr(shift as u32), self.mask.checked_shr(shift as u32)) {
             (Some(value), Some(mask)) => Self::new(value, mask),
             _ => Self::UNKNOWN,
         }
@@ -243,10 +217,7 @@ impl Tnum {
     #[must_use]
     pub const fn bswap(self, bits: u8) -> Self {
         let down = 64 - bits as u32;
-        Self::new(
-            self.value.swap_bytes() >> down,
-            self.mask.swap_bytes() >> down,
-        )
+        Self::new(self.value.swap_bytes() >> down, self.mask.swap_bytes() >> down)
     }
 
     /// `value` with the unknown bits taken out.
@@ -305,10 +276,7 @@ const fn low_bits(count: u32) -> u64 {
 }
 
 /// The low half as a signed number.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the low half is what is asked for"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
 const fn low_signed(word: u64) -> i32 {
     word as i32
 }
