@@ -407,6 +407,24 @@ impl Bounds {
         let sign = mask & (1 << 63);
         self.s64.narrow(Interval::new((value | sign) as i64, (value | (mask ^ sign)) as i64));
         self.u64.narrow(Interval::new(value, value | mask));
+        if let Some(only) = self.only_value() {
+            *self = Self::constant(only);
+        }
+    }
+
+    /// The one value that has the known bits and lies in the unsigned interval, if there is no other. Where bits and
+    /// interval contradict each other, a value of the bits.
+    fn only_value(&self) -> Option<u64> {
+        let most = self.var_off.max();
+        let next = |floor: u64| self.var_off.at_least(floor).unwrap_or(most);
+        let after = |value: u64| value.checked_add(1).map_or(most, next);
+        let first = next(self.u64.min);
+        let alone = if first == self.u64.min {
+            after(first) > self.u64.max
+        } else {
+            first == most || (first <= self.u64.max && after(first) > self.u64.max)
+        };
+        alone.then_some(first)
     }
 
     /// The 32-bit half of [`Bounds::learn_from_bits`].

@@ -2,7 +2,7 @@
 //!
 //! Each operator has three parts: the intervals of the low half, those of the whole, and the bits. Invariant: as
 //! [`Bounds`] — the result holds every concrete result. The precision is Linux 6.18's, so that register states can be
-//! compared: division, modulo, byte swaps and shifts by an unknown amount forget everything.
+//! compared: division, modulo and shifts by an unknown amount forget everything.
 //! Kernel counterpart: `adjust_scalar_min_max_vals`, kernel/bpf/verifier.c, 6.18.
 #![expect(
     clippy::cast_possible_truncation,
@@ -54,10 +54,36 @@ pub fn neg(width: Width, dst: &Bounds) -> Bounds {
     result
 }
 
-/// The bounds of a byte-order conversion of `dst`: nothing is kept, not even the width, as in 6.18.
+/// The bounds of a byte-order conversion of `dst` on a little-endian machine: a truncation, after the bits have moved.
 #[must_use]
-pub fn end(_kind: EndKind, _bits: u8, _dst: &Bounds) -> Bounds {
-    Bounds::UNKNOWN
+pub fn end(kind: EndKind, bits: u8, dst: &Bounds) -> Bounds {
+    let mut result = match kind {
+        EndKind::ToLe => *dst,
+        EndKind::ToBe | EndKind::Bswap => Bounds { var_off: dst.var_off.bswap(bits), ..Bounds::UNKNOWN },
+    };
+    result.truncate(bits / 8);
+    result.synced()
+}
+
+/// The two cases to analyse apart before `dst &= src` or `dst |= src` with a known `src`: `dst` 0, and `dst` all ones.
+///
+/// A shifted-out sign is 0 or -1, and what follows is a choice between two constants; one set of bounds for both would
+/// lose it. The caller goes on with the second and explores the first later, from the same instruction.
+#[must_use]
+pub fn fork(op: AluOp, dst: &Bounds, src: &Bounds) -> Option<(Bounds, Bounds)> {
+    if !matches!(op, AluOp::And | AluOp::Or) || !src.is_const() {
+        return None;
+    }
+    if dst.s64 == Interval::new(-1, 0) {
+        Some((Bounds::ZERO, Bounds::constant(u64::MAX)))
+    } else if dst.s32 == Interval::new(-1, 0) {
+        let (mut zero, mut ones) = (*dst, *dst);
+        zero.set32(0);
+        ones.set32(u32::MAX);
+        Some((zero, ones))
+    } else {
+        None
+    }
 }
 
 /// The bounds of an immediate operand: sign-extended to 64 bits, except for a 32-bit move, which zero-extends.

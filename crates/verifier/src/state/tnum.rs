@@ -75,6 +75,29 @@ impl Tnum {
         self.value | self.mask
     }
 
+    /// The smallest value that is not below `floor`.
+    ///
+    /// At the highest bit where `floor` contradicts a known bit: if the known bit is one, the rest is the least
+    /// possible; if it is zero, the next free zero bit above has to rise.
+    #[must_use]
+    pub const fn at_least(self, floor: u64) -> Option<u64> {
+        let conflicts = (floor ^ self.value) & !self.mask;
+        if conflicts == 0 {
+            return Some(floor);
+        }
+        let upto = low_bits(u64::BITS - conflicts.leading_zeros());
+        let top = upto ^ (upto >> 1);
+        if self.value & top != 0 {
+            return Some(floor & !upto | self.value & upto);
+        }
+        let free = self.mask & !floor & !upto;
+        if free == 0 {
+            return None;
+        }
+        let rise = free & free.wrapping_neg();
+        Some(floor & !(rise | (rise - 1)) | rise | self.value & (rise - 1))
+    }
+
     /// Whether it can be `concrete`.
     #[must_use]
     pub const fn contains(self, concrete: u64) -> bool {

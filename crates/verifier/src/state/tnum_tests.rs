@@ -136,6 +136,20 @@ fn set_operators_agree_with_the_sets() {
 }
 
 #[test]
+fn at_least_finds_the_next_value() {
+    for place in [0, 30, 60] {
+        for (a, xs) in &all(4, place) {
+            for floor in
+                (0..16).flat_map(|low| [(low << place) - u64::from(low != 0), low << place, (low << place) | 1])
+            {
+                let next = xs.iter().copied().filter(|x| *x >= floor).min();
+                assert_eq!(a.at_least(floor), next, "{a} from {floor:#x}");
+            }
+        }
+    }
+}
+
+#[test]
 fn ranges_are_the_best_tnum_with_free_low_bits() {
     for min in 0..64u64 {
         for max in min..64 {
