@@ -1,0 +1,13 @@
+//! BTF as text.
+//!
+//! Owns the two formats of `bpftool btf dump file`: raw (one record after another) and C (a header that compiles).
+//! Invariant: the same types give the same text. Kernel counterpart: tools/bpf/bpftool/btf.c, 6.18.
+
+mod c;
+mod decl;
+mod layout;
+mod order;
+mod raw;
+
+pub use c::{CDump, c_dump, is_c_keyword};
+pub use raw::raw_dump;
