@@ -7,3 +7,6 @@ pub mod bounds;
 pub mod branch;
 pub mod scalar_alu;
 pub mod tnum;
+
+#[cfg(test)]
+mod exhaustive;
