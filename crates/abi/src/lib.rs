@@ -4,8 +4,18 @@
 //! prototypes, context layouts. Nothing here does IO, allocates without a bound, or depends on another crate of skep.
 #![forbid(unsafe_code)]
 
+mod decode;
+mod encode;
+pub mod errno;
+pub mod flags;
 pub mod insn;
+pub mod opcode;
+pub mod types;
 
+pub use decode::{DecodeError, OddLength, decode, decode_xlated};
+pub use errno::Errno;
+pub use flags::{map_flags, prog_flags, update_flags};
 pub use insn::{
     AluOp, AtomicOp, CallTarget, EndKind, Imm64, Insn, JmpOp, Operand, RawInsn, Reg, Size, TailCallImm, Width,
 };
+pub use types::{AttachType, MapType, ProgType};
