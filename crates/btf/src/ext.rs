@@ -27,7 +27,7 @@ pub struct SecInfo<T> {
 /// Where a function starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FuncInfo {
-    /// Offset of its first instruction in the section, in bytes.
+    /// Its first instruction: in bytes from the section's start, or in slots once a program is linked.
     pub insn_off: u32,
     /// Its `FUNC`.
     pub type_id: TypeId,
@@ -36,7 +36,7 @@ pub struct FuncInfo {
 /// Which source line an instruction comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LineInfo {
-    /// Offset of the first instruction of the line in the section, in bytes.
+    /// Its first instruction: in bytes from the section's start, or in slots once a program is linked.
     pub insn_off: u32,
     /// The file's name.
     pub file: StrOff,
@@ -51,7 +51,7 @@ pub struct LineInfo {
 /// What a CO-RE relocation asks about the target's types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoreRelo {
-    /// Offset of the instruction in the section, in bytes.
+    /// The instruction: in bytes from the section's start, or in slots once a program is linked.
     pub insn_off: u32,
     /// The type it starts from, in the object's BTF.
     pub type_id: TypeId,

@@ -1,4 +1,19 @@
-//! `skep-verifier`.
+//! The verifier: proves that a program is safe to run, or says why it is not.
+//!
+//! `verify` walks every path of a program over abstract states and gives a [`Verified`] (with facts for the JIT) or a
+//! [`Rejection`]; `rewrite` turns a [`Verified`] into an [`Xlated`] for the interpreter and the JIT. Invariant: the verdict
+//! depends on the [`ProgramSpec`] and the [`Options`] alone. Kernel counterpart: kernel/bpf/verifier.c, 6.18.
 #![forbid(unsafe_code)]
 
 pub mod state;
+
+mod log;
+mod spec;
+mod verified;
+
+pub use log::Log;
+pub use spec::{FieldKind, KfuncRef, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField};
+pub use verified::{
+    AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Poke, Rejection, RejectionKind, SockKind, Stats, Subprog,
+    Verified, Xlated,
+};

@@ -1,0 +1,239 @@
+//! What is verified: the program, its maps' shapes, its types, and the rules asked for.
+//!
+//! Owns the verifier's input. Invariant: the verdict is a function of these values and of nothing else. Kernel counterpart:
+//! `union bpf_attr` of `BPF_PROG_LOAD`, include/uapi/linux/bpf.h, 6.18.
+
+use std::borrow::Cow;
+
+use skep_abi::{AttachType, MapType, ProgType, RawInsn};
+use skep_btf::{Btf, FuncInfo, LineInfo};
+
+/// Flags of a program load, as `BPF_F_*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProgFlags(pub u32);
+
+impl ProgFlags {
+    /// `BPF_F_STRICT_ALIGNMENT`.
+    pub const STRICT_ALIGNMENT: u32 = 1 << 0;
+    /// `BPF_F_ANY_ALIGNMENT`.
+    pub const ANY_ALIGNMENT: u32 = 1 << 1;
+    /// `BPF_F_TEST_STATE_FREQ`.
+    pub const TEST_STATE_FREQ: u32 = 1 << 3;
+    /// `BPF_F_SLEEPABLE`.
+    pub const SLEEPABLE: u32 = 1 << 4;
+    /// `BPF_F_XDP_HAS_FRAGS`.
+    pub const XDP_HAS_FRAGS: u32 = 1 << 5;
+    /// `BPF_F_TEST_REG_INVARIANTS`.
+    pub const TEST_REG_INVARIANTS: u32 = 1 << 7;
+
+    /// Whether every bit of `flag` is set.
+    #[must_use]
+    pub const fn has(self, flag: u32) -> bool {
+        self.0 & flag == flag
+    }
+}
+
+/// A field of a map value that only helpers may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordField {
+    /// What it is.
+    pub kind: FieldKind,
+    /// Byte offset in the value.
+    pub offset: u32,
+    /// Size in bytes.
+    pub size: u32,
+}
+
+/// Kinds of special fields (`enum btf_field_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the kernel's struct names")]
+pub enum FieldKind {
+    SpinLock,
+    ResSpinLock,
+    Timer,
+    Workqueue,
+    TaskWork,
+    KptrUnref,
+    KptrRef,
+    KptrPercpu,
+    Uptr,
+    ListHead,
+    ListNode,
+    RbRoot,
+    RbNode,
+    Refcount,
+}
+
+impl FieldKind {
+    /// The kernel's name of the field type in its messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SpinLock => "bpf_spin_lock",
+            Self::ResSpinLock => "bpf_res_spin_lock",
+            Self::Timer => "bpf_timer",
+            Self::Workqueue => "bpf_wq",
+            Self::TaskWork => "bpf_task_work",
+            Self::KptrUnref | Self::KptrRef => "kptr",
+            Self::KptrPercpu => "percpu_kptr",
+            Self::Uptr => "uptr",
+            Self::ListHead => "bpf_list_head",
+            Self::ListNode => "bpf_list_node",
+            Self::RbRoot => "bpf_rb_root",
+            Self::RbNode => "bpf_rb_node",
+            Self::Refcount => "bpf_refcount",
+        }
+    }
+}
+
+/// What the verifier needs to know of a map.
+#[derive(Clone, Debug)]
+pub struct MapShape<'a> {
+    /// Name, at most 15 bytes; may be empty.
+    pub name: Cow<'a, str>,
+    /// Type.
+    pub map_type: MapType,
+    /// Key size in bytes.
+    pub key_size: u32,
+    /// Value size in bytes, as the user gave it.
+    pub value_size: u32,
+    /// Number of entries.
+    pub max_entries: u32,
+    /// `BPF_F_*` map flags.
+    pub flags: u32,
+    /// Whether user space has frozen it.
+    pub frozen: bool,
+    /// The bytes of a frozen, read-only, one-element array, whose loads become constants.
+    pub contents: Option<Cow<'a, [u8]>>,
+    /// Special fields of the value.
+    pub record: Cow<'a, [RecordField]>,
+    /// BTF type of the value in the program's BTF, 0 for none.
+    pub btf_value_type_id: u32,
+    /// The shape of the maps inside a map of maps.
+    pub inner: Option<Box<MapShape<'a>>>,
+    /// Map id, for the log only.
+    pub id: u32,
+}
+
+impl MapShape<'_> {
+    /// A map without name, flags or special fields.
+    #[must_use]
+    pub fn new(map_type: MapType, key_size: u32, value_size: u32, max_entries: u32) -> Self {
+        Self {
+            name: Cow::Borrowed(""),
+            map_type,
+            key_size,
+            value_size,
+            max_entries,
+            flags: 0,
+            frozen: false,
+            contents: None,
+            record: Cow::Borrowed(&[]),
+            btf_value_type_id: 0,
+            inner: None,
+            id: 0,
+        }
+    }
+
+    /// The special field of this kind, if the value has one.
+    #[must_use]
+    pub fn field(&self, kind: FieldKind) -> Option<RecordField> {
+        self.record.iter().copied().find(|f| f.kind == kind)
+    }
+}
+
+/// A kernel function that the program calls, by name.
+#[derive(Clone, Debug)]
+pub struct KfuncRef<'a> {
+    /// Its name, as in `extern … __ksym`.
+    pub name: Cow<'a, str>,
+}
+
+/// One program to verify; everything is borrowed.
+#[derive(Clone, Debug)]
+pub struct ProgramSpec<'a> {
+    /// Name, for the log.
+    pub name: &'a str,
+    /// Program type.
+    pub prog_type: ProgType,
+    /// Expected attach type.
+    pub attach_type: AttachType,
+    /// Load flags.
+    pub flags: ProgFlags,
+    /// Linked instructions; `MapFd`/`MapIdx` forms index `maps`, kfunc ids index `kfuncs`.
+    pub insns: &'a [RawInsn],
+    /// The maps it refers to.
+    pub maps: &'a [MapShape<'a>],
+    /// The kernel functions it calls.
+    pub kfuncs: &'a [KfuncRef<'a>],
+    /// The object's types.
+    pub btf: Option<&'a Btf>,
+    /// Function of each subprogram, by first slot; empty without BTF.
+    pub func_info: &'a [FuncInfo],
+    /// Source line of slots; `insn_off` counts slots of `insns`.
+    pub line_info: &'a [LineInfo],
+    /// Whether the licence is compatible with the GPL.
+    pub gpl_compatible: bool,
+}
+
+/// Limits and rules that differ between kernel versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// What the profile stands for, as shown to users: `6.18`.
+    pub name: Cow<'static, str>,
+    /// Instructions that may be processed (`BPF_COMPLEXITY_LIMIT_INSNS`).
+    pub max_processed: u32,
+    /// Branches that may wait (`BPF_COMPLEXITY_LIMIT_JMP_SEQ`).
+    pub max_pending: u32,
+    /// Whether `ld_imm64` may take the address of per-CPU array values.
+    pub percpu_direct: bool,
+}
+
+impl Profile {
+    /// Linux 6.18.
+    #[must_use]
+    pub fn linux_6_18() -> Self {
+        Self { name: Cow::Borrowed("6.18"), max_processed: 1_000_000, max_pending: 8192, percpu_direct: false }
+    }
+
+    /// Linux 7.3.
+    #[must_use]
+    pub fn linux_7_3() -> Self {
+        Self { name: Cow::Borrowed("7.3"), percpu_direct: true, ..Self::linux_6_18() }
+    }
+}
+
+impl Default for Profile {
+    /// Linux 6.18 and what `skep` itself adds: direct addresses of per-CPU data.
+    fn default() -> Self {
+        Self { name: Cow::Borrowed("skep"), percpu_direct: true, ..Self::linux_6_18() }
+    }
+}
+
+/// How to verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Log level: 0 none, 1 the failing or every path's instructions, 2 every state, +4 statistics (`BPF_LOG_*`).
+    pub log_level: u32,
+    /// Kernel version rules.
+    pub profile: Profile,
+    /// Verify as for a user without `CAP_BPF`.
+    pub unprivileged: bool,
+    /// Prune equivalent states. Off only to test that pruning changes no verdict.
+    pub prune: bool,
+}
+
+impl Options {
+    /// `BPF_LOG_LEVEL1`.
+    pub const LOG_LEVEL1: u32 = 1;
+    /// `BPF_LOG_LEVEL2`.
+    pub const LOG_LEVEL2: u32 = 2;
+    /// `BPF_LOG_STATS`.
+    pub const LOG_STATS: u32 = 4;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { log_level: 1, profile: Profile::default(), unprivileged: false, prune: true }
+    }
+}
