@@ -8,12 +8,14 @@
 pub mod state;
 
 mod log;
+mod rewrite;
 mod spec;
 mod verified;
 
 pub use log::Log;
+pub use rewrite::{RewriteError, RewriteOptions, rewrite};
 pub use spec::{FieldKind, KfuncRef, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField};
 pub use verified::{
-    AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Poke, Rejection, RejectionKind, SockKind, Stats, Subprog,
-    Verified, Xlated,
+    AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Poke, Rejection, RejectionKind, SockKind, Stats,
+    Subprog, Verified, Xlated,
 };

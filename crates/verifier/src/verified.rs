@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use skep_abi::RawInsn;
 use skep_abi::Errno;
+use skep_abi::RawInsn;
 
 /// A slot of the program.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

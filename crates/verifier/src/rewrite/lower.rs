@@ -1,0 +1,168 @@
+//! Instructions that become others.
+//!
+//! Owns one function per rewritten instruction. Invariant: an expansion reads and writes what its instruction did, and
+//! besides only `AX` and the stack slot added for it. Kernel counterpart: `convert_ctx_accesses`, `do_misc_fixups`,
+//! kernel/bpf/verifier.c, 6.18.
+
+use skep_abi::{AluOp, CallTarget, Imm64, Insn, JmpOp, MapType, Operand, Reg, Size, TailCallImm, Width};
+
+use super::{Item, RewriteError, RewriteOptions, Target};
+use crate::spec::{MapShape, ProgramSpec};
+use crate::verified::{InsnFacts, MapArg, MemKind, Poke, Subprog};
+
+/// `BPF_FUNC_tail_call`.
+const TAIL_CALL: i32 = 12;
+/// `BPF_MAX_LOOPS`: how often one `may_goto` counter lets a call go round.
+const MAX_LOOPS: i32 = 8 << 20;
+/// The poke descriptors of a program that the design allows; further tail calls go through the map.
+const MAX_POKES: usize = 1023;
+
+/// One instruction of the result.
+#[derive(Clone, Debug)]
+pub(super) struct Out {
+    pub(super) insn: Insn,
+    pub(super) target: Option<Target>,
+    pub(super) facts: InsnFacts,
+}
+
+/// What one original instruction became.
+#[derive(Clone, Debug)]
+pub(super) struct Expansion {
+    /// Original slot.
+    pub(super) at: u32,
+    /// Instructions at the entry of the subprogram that begins here; jumps to `at` go past them.
+    pub(super) prologue: Vec<Out>,
+    pub(super) body: Vec<Out>,
+}
+
+/// The lowered program.
+pub(super) struct Lowered {
+    pub(super) code: Vec<Expansion>,
+    /// Stack bytes that each subprogram needs now.
+    pub(super) stack: Vec<u32>,
+    /// The poke descriptors; `insn` is an original slot.
+    pub(super) pokes: Vec<Poke>,
+}
+
+pub(super) fn lower(
+    spec: &ProgramSpec<'_>,
+    subprogs: &[Subprog],
+    used_maps: &[u32],
+    options: &RewriteOptions,
+    items: Vec<Item>,
+) -> Result<Lowered, RewriteError> {
+    let mut lowering = Lowering { spec, used_maps, options, pokes: Vec::new() };
+    let mut stack: Vec<u32> = subprogs.iter().map(|subprog| subprog.stack_depth).collect();
+    let mut code = Vec::with_capacity(items.len());
+    let mut items = items.into_iter().peekable();
+    for (subprog, depth) in subprogs.iter().zip(&mut stack) {
+        let first = code.len();
+        let mut counter = None;
+        while let Some(item) = items.next_if(|item| item.at < subprog.end) {
+            let at = item.at;
+            let body = if matches!(item.insn, Insn::MayGoto { .. }) {
+                let slot = match counter {
+                    Some(slot) => slot,
+                    None => *counter.insert(counter_slot(depth, at)?),
+                };
+                may_goto(&item, slot)
+            } else {
+                lowering.single(item)?
+            };
+            code.push(Expansion { at, prologue: Vec::new(), body });
+        }
+        if let (Some(slot), Some(entry)) = (counter, code.get_mut(first)) {
+            entry.prologue = vec![set_counter(slot)];
+        }
+    }
+    if let Some(item) = items.next() {
+        return Err(RewriteError::Internal { insn: item.at, what: "an instruction is in no subprogram" });
+    }
+    Ok(Lowered { code, stack, pokes: lowering.pokes })
+}
+
+struct Lowering<'a> {
+    spec: &'a ProgramSpec<'a>,
+    used_maps: &'a [u32],
+    options: &'a RewriteOptions,
+    pokes: Vec<Poke>,
+}
+
+impl Lowering<'_> {
+    fn single(&mut self, item: Item) -> Result<Vec<Out>, RewriteError> {
+        let Item { at, insn, target, facts } = item;
+        let main = |insn| Out { insn, target, facts };
+        Ok(match insn {
+            Insn::LdImm64 { dst, imm: Imm64::MapValue { fd, .. } } if self.is_percpu(fd) => {
+                vec![main(insn), plain(Insn::MovPercpu { dst, src: dst })]
+            }
+            Insn::Call { target: CallTarget::Helper(TAIL_CALL) } => {
+                vec![main(Insn::TailCall { imm: self.tail_call(at, &facts)? })]
+            }
+            _ => vec![main(insn)],
+        })
+    }
+
+    fn map(&self, number: u32) -> Option<&MapShape<'_>> {
+        let index = *self.used_maps.get(usize::try_from(number).ok()?)?;
+        self.spec.maps.get(usize::try_from(index).ok()?)
+    }
+
+    fn is_percpu(&self, number: i32) -> bool {
+        let map = u32::try_from(number).ok().and_then(|number| self.map(number));
+        map.is_some_and(|map| map.map_type == MapType::PercpuArray)
+    }
+
+    /// What the code generator may know of a tail call: the map if always the same, and a patchable site if the index
+    /// is as well and lies in it.
+    fn tail_call(&mut self, at: u32, facts: &InsnFacts) -> Result<TailCallImm, RewriteError> {
+        let MapArg::Known(number) = facts.helper_map else { return Ok(TailCallImm::new(0, true, None)) };
+        let missing = RewriteError::Internal { insn: at, what: "a tail call names a map that is not used" };
+        let entries = self.map(number).ok_or_else(|| missing.clone())?.max_entries;
+        let map = u8::try_from(number).map_err(|_| missing)?;
+        let key = facts.const_key.get().and_then(|key| u32::try_from(key).ok()).filter(|key| *key < entries);
+        let poke = match (key, u16::try_from(self.pokes.len())) {
+            (Some(key), Ok(poke)) if self.options.pokes && usize::from(poke) < MAX_POKES => {
+                self.pokes.push(Poke { insn: at, map: number, key });
+                Some(poke)
+            }
+            _ => None,
+        };
+        Ok(TailCallImm::new(map, false, poke))
+    }
+}
+
+/// An instruction that the rewrite adds.
+fn plain(insn: Insn) -> Out {
+    Out { insn, target: None, facts: InsnFacts { reachable: true, ..InsnFacts::default() } }
+}
+
+fn on_stack(insn: Insn) -> Out {
+    let mut out = plain(insn);
+    out.facts.mem = MemKind::Stack;
+    out
+}
+
+/// Adds eight bytes to a stack; their offset from the frame pointer.
+fn counter_slot(depth: &mut u32, at: u32) -> Result<i16, RewriteError> {
+    let below = depth.checked_next_multiple_of(8).and_then(|aligned| aligned.checked_add(8));
+    let offset = below.and_then(|below| i16::try_from(below).ok());
+    let (Some(below), Some(offset)) = (below, offset) else {
+        return Err(RewriteError::Internal { insn: at, what: "the stack is deeper than the limit" });
+    };
+    *depth = below;
+    Ok(-offset)
+}
+
+fn set_counter(slot: i16) -> Out {
+    on_stack(Insn::Store { size: Size::Dw, base: Reg::R10, off: slot, src: Operand::Imm(MAX_LOOPS) })
+}
+
+/// `may_goto` counts down a stack slot that the subprogram's entry has set, and jumps at zero.
+fn may_goto(item: &Item, slot: i16) -> Vec<Out> {
+    let load = Insn::Load { size: Size::Dw, sign_extend: false, dst: Reg::AX, base: Reg::R10, off: slot };
+    let test = Insn::Jcond { width: Width::W64, op: JmpOp::Eq, dst: Reg::AX, src: Operand::Imm(0), off: 0 };
+    let count = Insn::Alu { width: Width::W64, op: AluOp::Sub, dst: Reg::AX, src: Operand::Imm(1) };
+    let store = Insn::Store { size: Size::Dw, base: Reg::R10, off: slot, src: Operand::Reg(Reg::AX) };
+    vec![on_stack(load), Out { insn: test, target: item.target, facts: item.facts }, plain(count), on_stack(store)]
+}
