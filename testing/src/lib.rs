@@ -1,1 +1,3 @@
 //! Test support: text vectors, generators and the running kernel as an oracle.
+
+pub mod kernel;

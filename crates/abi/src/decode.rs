@@ -246,12 +246,14 @@ fn decode_ldx(raw: RawInsn, regs: Regs) -> Result<Insn, DecodeError> {
     let size = size_of(raw.code);
     let sign_extend = match raw.code & op::MODE {
         op::MEM => false,
-        op::MEMSX if size != Size::Dw => true,
-        // The kernel looks at the mode before it looks the opcode up.
-        op::MEMSX => return Err(DecodeError::UnknownOpcode(raw.code)),
+        op::MEMSX => true,
         _ => return Err(DecodeError::Reserved("BPF_LDX")),
     };
+    // The kernel looks at mode and immediate before it looks the opcode up.
     reserved_if(raw.imm != 0, "BPF_LDX")?;
+    if sign_extend && size == Size::Dw {
+        return Err(DecodeError::UnknownOpcode(raw.code));
+    }
     let base = regs.get(raw.src)?;
     Ok(Insn::Load { size, sign_extend, dst: regs.get(raw.dst)?, base, off: raw.off })
 }
@@ -407,7 +409,8 @@ fn decode_jmp(raw: RawInsn, regs: Regs) -> Result<Insn, DecodeError> {
         }
         op::CALL if wide && !by_reg => return decode_call(raw),
         op::EXIT if wide && !by_reg => {
-            reserved_if(raw.imm != 0 || raw.src != 0 || raw.dst != 0 || raw.off != 0, "BPF_EXIT")?;
+            // The kernel does not look at the offset of `exit`, so neither do we; it has no meaning and is dropped.
+            reserved_if(raw.imm != 0 || raw.src != 0 || raw.dst != 0, "BPF_EXIT")?;
             return Ok(Insn::Exit);
         }
         op::JCOND if wide && !by_reg => {
@@ -422,10 +425,10 @@ fn decode_jmp(raw: RawInsn, regs: Regs) -> Result<Insn, DecodeError> {
         }
         _ => return Err(DecodeError::UnknownOpcode(raw.code)),
     };
+    let dst = regs.get(raw.dst)?;
     let unused = if by_reg { raw.imm != 0 } else { raw.src != 0 };
     reserved_if(unused, "BPF_JMP/JMP32")?;
-    let src = operand(raw, regs)?;
-    Ok(Insn::Jcond { width, op: kind, dst: regs.get(raw.dst)?, src, off: raw.off })
+    Ok(Insn::Jcond { width, op: kind, dst, src: operand(raw, regs)?, off: raw.off })
 }
 
 fn decode_call(raw: RawInsn) -> Result<Insn, DecodeError> {

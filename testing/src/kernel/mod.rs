@@ -1,0 +1,117 @@
+//! The running kernel as an oracle, through bpf(2).
+//!
+//! Owns the system call; everything it returns is plain data or an owned descriptor that closes on drop, and nothing is
+//! ever attached. A test that needs the oracle asks [`require`] first: where the kernel cannot be asked, the test skips,
+//! and what ran and what was skipped is counted and printed when the process ends.
+//! Kernel counterpart: kernel/bpf/syscall.c, net/bpf/test_run.c, 6.18.
+
+mod btf;
+mod map;
+mod prog;
+mod sys;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use btf::{BtfFd, BtfLoad, btf_load};
+pub use map::{Batch, Map, MapCreate, MapInfo};
+pub use prog::{LoadFailure, Loaded, Prog, ProgInfo, ProgLoad, TestRun, TestRunResult};
+
+use skep_abi::{ProgType, RawInsn};
+
+/// Size of a BPF object name in the kernel, with its final zero.
+const NAME_LEN: usize = 16;
+
+static RAN: AtomicU32 = AtomicU32::new(0);
+static SKIPPED: AtomicU32 = AtomicU32::new(0);
+
+/// Whether this process can load programs into a Linux 6.18 kernel; else the reason.
+///
+/// Probed once, by loading `r0 = 0; exit` as a socket filter.
+///
+/// # Errors
+/// One sentence for the person who reads the test's output.
+pub fn available() -> Result<(), &'static str> {
+    static PROBE: OnceLock<Result<(), &'static str>> = OnceLock::new();
+    *PROBE.get_or_init(|| {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        if !release.starts_with("6.18.") {
+            return Err("the running kernel is not Linux 6.18");
+        }
+        let program = [
+            RawInsn { code: 0xb7, dst: 0, src: 0, off: 0, imm: 0 },
+            RawInsn { code: 0x95, dst: 0, src: 0, off: 0, imm: 0 },
+        ];
+        match ProgLoad::new(ProgType::SocketFilter, &program).load() {
+            Ok(_) => Ok(()),
+            Err(_) => Err("bpf(2) refuses to load a program here (not root?)"),
+        }
+    })
+}
+
+/// Whether the oracle can be asked; counts `what` as run or skipped and says so when it is skipped.
+pub fn require(what: &str) -> bool {
+    register_summary();
+    match available() {
+        Ok(()) => {
+            RAN.fetch_add(1, Ordering::Relaxed);
+            true
+        }
+        Err(why) => {
+            SKIPPED.fetch_add(1, Ordering::Relaxed);
+            eprintln!("kernel oracle: {what} skipped: {why}");
+            false
+        }
+    }
+}
+
+/// How many suites asked the kernel so far and how many could not.
+#[must_use]
+pub fn counts() -> (u32, u32) {
+    (RAN.load(Ordering::Relaxed), SKIPPED.load(Ordering::Relaxed))
+}
+
+/// `kernel oracle: N ran, M skipped`.
+#[must_use]
+pub fn summary() -> String {
+    let (ran, skipped) = counts();
+    format!("kernel oracle: {ran} ran, {skipped} skipped")
+}
+
+/// Prints [`summary`] once, when the process exits.
+fn register_summary() {
+    extern "C" fn print() {
+        eprintln!("{}", summary());
+    }
+    static REGISTERED: OnceLock<()> = OnceLock::new();
+    REGISTERED.get_or_init(|| {
+        // SAFETY: `print` is an `extern "C"` function without arguments, which does not unwind or call `exit`.
+        unsafe { libc::atexit(print) };
+    });
+}
+
+/// How many CPUs the kernel counts as possible: the number of values of a per-CPU map element.
+#[must_use]
+pub fn possible_cpus() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| {
+        let text = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+        let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
+        last.map_or(1, |last| last + 1)
+    })
+}
+
+/// A kernel object name: at most 15 bytes, zero-filled.
+fn object_name(name: &str) -> [u8; NAME_LEN] {
+    let mut out = [0; NAME_LEN];
+    for (to, from) in out.iter_mut().zip(name.bytes().take(NAME_LEN - 1)) {
+        *to = from;
+    }
+    out
+}
+
+/// The text of a zero-filled name or log.
+fn until_nul(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
