@@ -8,11 +8,13 @@
 pub mod state;
 
 mod log;
+mod record;
 mod rewrite;
 mod spec;
 mod verified;
 
 pub use log::Log;
+pub use record::{RecordError, value_record};
 pub use rewrite::{RewriteError, RewriteOptions, rewrite};
 pub use spec::{FieldKind, KfuncRef, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField};
 pub use verified::{
