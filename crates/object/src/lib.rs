@@ -5,13 +5,28 @@
 //! Kernel counterpart: tools/lib/bpf/libbpf.c, 6.18.
 #![forbid(unsafe_code)]
 
-mod error;
-mod sec;
-
 pub mod spec;
 
+mod parse;
+
+mod elf;
+
+mod code;
+mod data;
+mod externs;
+mod maps;
+mod sec;
+mod types;
+
+mod link;
+mod relocate;
+
+mod edit;
+mod error;
+
 pub use error::{Error, Result};
-pub use sec::{PROG_SLEEPABLE, PROG_XDP_HAS_FRAGS, Sec};
+pub use parse::parse;
+pub use sec::Sec;
 pub use spec::{
     ExternKind, ExternSpec, InitialSlot, KsymRef, MapKind, MapSpec, ObjectSpec, ProgramSpec, SlotTarget, SubprogSpec,
     VariableSpec,

@@ -3,19 +3,17 @@
 //! Owns the table of `SEC()` names. Invariant: names match as libbpf 1.x matches them: whole, or for the entries marked
 //! so, up to a `/`. Kernel counterpart: `section_defs`, tools/lib/bpf/libbpf.c, 6.18.
 
-/// `BPF_F_SLEEPABLE`.
-pub const PROG_SLEEPABLE: u32 = 1 << 4;
-/// `BPF_F_XDP_HAS_FRAGS`.
-pub const PROG_XDP_HAS_FRAGS: u32 = 1 << 5;
+use skep_abi::prog_flags::{BPF_F_SLEEPABLE, BPF_F_XDP_HAS_FRAGS};
+use skep_abi::{AttachType, ProgType};
 
 /// What a section's name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sec {
-    /// Number of the program type (`enum bpf_prog_type`).
-    pub prog_type: u32,
-    /// `expected_attach_type`; 0 where the type has none.
-    pub attach_type: u32,
-    /// [`PROG_SLEEPABLE`], [`PROG_XDP_HAS_FRAGS`] or 0.
+    /// Type of its programs.
+    pub prog_type: ProgType,
+    /// `expected_attach_type`; the default where the type has none.
+    pub attach_type: AttachType,
+    /// `BPF_F_SLEEPABLE`, `BPF_F_XDP_HAS_FRAGS` or 0.
     pub prog_flags: u32,
     /// What follows the `/`: a function, a tracepoint, an iterator's target, ...
     pub target: Option<String>,
@@ -35,8 +33,8 @@ use Match::{Prefix, Whole};
 /// Name, match, program type, attach type, flags.
 type Entry = (&'static str, Match, u32, u32, u32);
 
-const S: u32 = PROG_SLEEPABLE;
-const F: u32 = PROG_XDP_HAS_FRAGS;
+const S: u32 = BPF_F_SLEEPABLE;
+const F: u32 = BPF_F_XDP_HAS_FRAGS;
 
 #[rustfmt::skip]
 const TABLE: &[Entry] = &[
@@ -156,7 +154,12 @@ impl Sec {
                 Some(target) if matches == Prefix => Some(target.to_owned()),
                 _ => return None,
             };
-            Some(Self { prog_type, attach_type, prog_flags, target })
+            Some(Self {
+                prog_type: ProgType::from_u32(prog_type)?,
+                attach_type: AttachType::from_u32(attach_type)?,
+                prog_flags,
+                target,
+            })
         })
     }
 }
@@ -174,16 +177,16 @@ mod tests {
 
     #[test]
     fn names_match_whole_or_up_to_a_slash() {
-        let sec = |name| Sec::parse(name).map(|s| (s.prog_type, s.attach_type, s.prog_flags, s.target));
+        let sec = |name| Sec::parse(name).map(|s| (s.prog_type as u32, s.attach_type as u32, s.prog_flags, s.target));
         assert_eq!(sec("xdp"), Some((6, 37, 0, None)));
-        assert_eq!(sec("xdp.frags"), Some((6, 37, PROG_XDP_HAS_FRAGS, None)));
+        assert_eq!(sec("xdp.frags"), Some((6, 37, BPF_F_XDP_HAS_FRAGS, None)));
         assert_eq!(sec("xdp/devmap"), Some((6, 33, 0, None)));
         assert_eq!(sec("xdp/foo"), None);
         assert_eq!(sec("xdp_foo"), None);
         assert_eq!(sec("kprobe"), Some((2, 0, 0, None)));
         assert_eq!(sec("kprobe/do_unlinkat"), Some((2, 0, 0, Some("do_unlinkat".into()))));
         assert_eq!(sec("kprobe.multi/foo*"), Some((2, 42, 0, Some("foo*".into()))));
-        assert_eq!(sec("iter.s/bpf_map_elem"), Some((26, 28, PROG_SLEEPABLE, Some("bpf_map_elem".into()))));
+        assert_eq!(sec("iter.s/bpf_map_elem"), Some((26, 28, BPF_F_SLEEPABLE, Some("bpf_map_elem".into()))));
         assert_eq!(sec("tp/sched/sched_switch"), Some((5, 0, 0, Some("sched/sched_switch".into()))));
         assert_eq!(sec("fentryfoo"), None);
         assert_eq!(sec(""), None);
@@ -192,7 +195,7 @@ mod tests {
     #[test]
     fn every_entry_is_found_by_its_own_name() {
         for &(name, _, prog_type, attach_type, flags) in TABLE {
-            let sec = Sec::parse(name).map(|s| (s.prog_type, s.attach_type, s.prog_flags));
+            let sec = Sec::parse(name).map(|s| (s.prog_type as u32, s.attach_type as u32, s.prog_flags));
             assert_eq!(sec, Some((prog_type, attach_type, flags)), "{name}");
         }
     }

@@ -103,6 +103,8 @@ pub struct KsymRef {
     pub type_id: Option<TypeId>,
     /// Whether it may be missing.
     pub is_weak: bool,
+    /// Whether it is a function rather than a variable.
+    pub is_func: bool,
 }
 
 /// Where a map comes from.
