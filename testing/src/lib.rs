@@ -1,3 +1,4 @@
 //! Test support: text vectors, generators and the running kernel as an oracle.
 
 pub mod kernel;
+pub mod kernel_object;
