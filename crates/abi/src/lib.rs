@@ -4,10 +4,13 @@
 //! prototypes, context layouts. Nothing here does IO, allocates without a bound, or depends on another crate of skep.
 #![forbid(unsafe_code)]
 
+pub mod asm;
 mod decode;
+pub mod disasm;
 mod encode;
 pub mod errno;
 pub mod flags;
+pub mod helper;
 pub mod insn;
 pub mod opcode;
 pub mod types;
