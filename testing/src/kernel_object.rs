@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use skep_abi::{AttachType, Errno, MapType, ProgType, RawInsn};
+use skep_abi::{Errno, MapType, RawInsn};
 use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use skep_object::{MapSpec, ObjectSpec, SlotTarget};
 
@@ -108,7 +108,7 @@ impl<'a> KernelObject<'a> {
         }
         let has_btf = self.btf.is_some();
         let load = ProgLoad {
-            attach_type: AttachType::from_u32(sec.attach_type).ok_or_else(|| unsupported("unknown attach type"))?,
+            attach_type: sec.attach_type,
             license: &self.spec.license,
             name: &program.name,
             log_level,
@@ -116,10 +116,7 @@ impl<'a> KernelObject<'a> {
             btf: self.btf.as_ref().map(|btf| btf.as_fd().as_raw_fd()),
             func_info: (if has_btf { &func_info } else { &[] }, 8),
             line_info: (if has_btf { &line_info } else { &[] }, 16),
-            ..ProgLoad::new(
-                ProgType::from_u32(sec.prog_type).ok_or_else(|| unsupported("unknown program type"))?,
-                &insns,
-            )
+            ..ProgLoad::new(sec.prog_type, &insns)
         };
         load.load().map_err(|failure: LoadFailure| KernelError::Rejected {
             program: program.name.clone(),

@@ -1,0 +1,193 @@
+//! An object file before load: what it holds, and what may still be changed.
+//!
+//! Owns the reading of the file and the values that a user sets before load. Invariant: an [`Object`] is plain data, so
+//! that it can be cloned, changed and loaded any number of times. Counterpart: `struct bpf_object` between
+//! `bpf_object__open` and `bpf_object__load`, libbpf 1.x.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use skep_btf::Btf;
+use skep_object::{MapSpec, ObjectSpec, ProgramSpec, VariableSpec};
+use zerocopy::{Immutable, IntoBytes};
+
+/// Largest object file that is read, in bytes.
+const MAX_FILE: u64 = 256 << 20;
+
+/// Why an object cannot be opened or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is a directory, a FIFO or a device.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// It is longer than any object.
+    #[error("{} has {length} bytes, more than the {MAX_FILE} that are read", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// Its contents are not a BPF object, or what was asked for does not fit it.
+    #[error("{name}")]
+    Object {
+        /// The file or the name that the bytes came with.
+        name: String,
+        /// What is wrong, with section and offset.
+        source: skep_object::Error,
+    },
+}
+
+/// An opened object file.
+///
+/// ```
+/// let object = skep::Object::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/xdp_firewall.bpf.o"))?;
+/// let object = object.set_rodata("drop_fragments", 0u8)?;
+/// let names: Vec<&str> = object.programs().iter().map(|p| p.name.as_str()).collect();
+/// assert_eq!(names, ["firewall"]);
+/// # Ok::<(), skep::ObjectError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Object {
+    shown: String,
+    spec: ObjectSpec,
+}
+
+impl Object {
+    /// Reads and parses a file. The object's name is the file's, up to its first dot.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not a regular file, or is not a BPF object.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ObjectError> {
+        let path = path.as_ref();
+        let io = |source| ObjectError::Io { path: path.to_path_buf(), source };
+        let meta = std::fs::metadata(path).map_err(io)?;
+        if !meta.is_file() {
+            return Err(ObjectError::NotAFile(path.to_path_buf()));
+        }
+        if meta.len() > MAX_FILE {
+            return Err(ObjectError::TooLong { path: path.to_path_buf(), length: meta.len() });
+        }
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).map_err(io)?.take(MAX_FILE).read_to_end(&mut bytes).map_err(io)?;
+        Self::from_bytes(&path.to_string_lossy(), &bytes)
+    }
+
+    /// Parses the bytes of an object file; `name` is a file name, used in messages and for the object's name.
+    ///
+    /// # Errors
+    /// The bytes are not a BPF object.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, ObjectError> {
+        match skep_object::parse(bytes, name) {
+            Ok(spec) => Ok(Self { shown: name.to_owned(), spec }),
+            Err(source) => Err(ObjectError::Object { name: name.to_owned(), source }),
+        }
+    }
+
+    /// The file, as it was named when opened.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.shown
+    }
+
+    /// The parsed object.
+    #[must_use]
+    pub fn spec(&self) -> &ObjectSpec {
+        &self.spec
+    }
+
+    /// The parsed object, to change it.
+    pub fn spec_mut(&mut self) -> &mut ObjectSpec {
+        &mut self.spec
+    }
+
+    /// Its programs.
+    #[must_use]
+    pub fn programs(&self) -> &[ProgramSpec] {
+        &self.spec.programs
+    }
+
+    /// Its maps, those of its data sections included.
+    #[must_use]
+    pub fn maps(&self) -> &[MapSpec] {
+        &self.spec.maps
+    }
+
+    /// Its global variables.
+    #[must_use]
+    pub fn variables(&self) -> &[VariableSpec] {
+        &self.spec.variables
+    }
+
+    /// Its types; `None` for an object compiled without `-g`.
+    #[must_use]
+    pub fn btf(&self) -> Option<&Btf> {
+        self.spec.btf.as_deref()
+    }
+
+    /// Whether its licence lets programs call GPL-only helpers.
+    #[must_use]
+    pub fn is_gpl_compatible(&self) -> bool {
+        const COMPATIBLE: [&str; 6] =
+            ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"];
+        COMPATIBLE.contains(&self.spec.license.as_str())
+    }
+
+    /// Sets the initial value of a variable of `.rodata` (or of `.data`, `.bss`, `.percpu`) and returns the object.
+    ///
+    /// # Errors
+    /// There is no such variable, or it has another size.
+    pub fn set_rodata<T: IntoBytes + Immutable>(mut self, name: &str, value: T) -> Result<Self, ObjectError> {
+        self.set_variable(name, value.as_bytes())?;
+        Ok(self)
+    }
+
+    /// Sets the bytes that a variable has at load.
+    ///
+    /// # Errors
+    /// There is no such variable, or `bytes` has not exactly its size.
+    pub fn set_variable(&mut self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
+        let result = self.spec.set_variable(name, bytes);
+        self.checked(result)
+    }
+
+    /// Sets the whole initial value of a data section's map.
+    ///
+    /// # Errors
+    /// There is no such map, it is not of a data section, or `bytes` has not exactly its size.
+    pub fn set_initial_value(&mut self, map: &str, bytes: &[u8]) -> Result<(), ObjectError> {
+        let result = self.spec.set_initial_value(map, bytes);
+        self.checked(result)
+    }
+
+    /// Sets how many entries a map has.
+    ///
+    /// # Errors
+    /// There is no such map, or it is of a data section.
+    pub fn set_max_entries(&mut self, map: &str, entries: u32) -> Result<(), ObjectError> {
+        let result = self.spec.set_max_entries(map, entries);
+        self.checked(result)
+    }
+
+    /// Says whether a program is loaded with the object.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn set_autoload(&mut self, program: &str, load: bool) -> Result<(), ObjectError> {
+        let result = self.spec.set_autoload(program, load);
+        self.checked(result)
+    }
+
+    fn checked(&self, result: skep_object::Result<()>) -> Result<(), ObjectError> {
+        result.map_err(|source| ObjectError::Object { name: self.shown.clone(), source })
+    }
+}
