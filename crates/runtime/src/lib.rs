@@ -1,1 +1,3 @@
-//! `skep-runtime`.
+//! What runs: maps, helpers, programs.
+
+pub mod map;

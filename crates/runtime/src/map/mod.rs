@@ -1,0 +1,32 @@
+//! Maps: memory that programs share with each other and with user space.
+//!
+//! Owns: every map type (one file each), the object that a program's map pointer points at, the handle that users hold.
+//! Programs look up without locks and without writing lines that others write; updates lock a bucket or less; the user
+//! side works from any thread. Invariant: an address that a lookup gave a program stays mapped to the end of its run.
+//! Kernel counterpart: kernel/bpf/*map*.c, hashtab.c, lpm_trie.c, ringbuf.c, syscall.c (6.18).
+
+mod object;
+mod ops;
+mod spec;
+mod user;
+
+pub mod array;
+pub mod percpu_array;
+pub mod prog_array;
+
+mod lock;
+mod percpu;
+mod region;
+mod value;
+
+pub use object::{
+    DATA_OFFSET, HelperFn, MAX_ENTRIES_OFFSET, Map, MapObject, MapRef, Object, map_delete_elem, map_lookup_elem,
+    map_update_elem,
+};
+pub use ops::{
+    Access, BatchFlags, BatchSupport, BucketBatch, MapAccessInfo, MapFns, MapOps, RedirectTarget, Slot, Vcpu,
+};
+pub use spec::{FieldKind, MapBtf, MapInfo, MapSpec, Record, SpecialField};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! Copies between program memory, user buffers and map values.
+//!
+//! A value is read and written by any number of programs and threads at once, without synchronization: that is what
+//! the kernel promises and no more. In Rust an unsynchronized plain access would be undefined, so every access of this
+//! module is a relaxed atomic of the largest aligned size: torn between words, never within one. Compiled programs are
+//! outside of Rust's memory model and access the same words with single machine instructions.
+//! Kernel counterpart: `copy_map_value`, `bpf_long_memcpy` (include/linux/bpf.h, 6.18).
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use super::spec::Record;
+
+/// Copies `len` bytes, word by word where both sides are aligned.
+///
+/// # Safety
+/// `src` is readable and `dst` writable for `len` bytes, and they do not overlap unless they are equal. Others may
+/// access both ranges at the same time.
+#[inline]
+pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
+    let mut at = 0;
+    let skew = dst.addr() | src.addr();
+    if skew.is_multiple_of(8) {
+        while at + 8 <= len {
+            // SAFETY: in range (caller) and 8-aligned.
+            let from = unsafe { AtomicU64::from_ptr(src.add(at).cast_mut().cast()) };
+            // SAFETY: as above.
+            let to = unsafe { AtomicU64::from_ptr(dst.add(at).cast()) };
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            at += 8;
+        }
+    }
+    if skew.is_multiple_of(4) {
+        while at + 4 <= len {
+            // SAFETY: in range (caller) and 4-aligned.
+            let from = unsafe { AtomicU32::from_ptr(src.add(at).cast_mut().cast()) };
+            // SAFETY: as above.
+            let to = unsafe { AtomicU32::from_ptr(dst.add(at).cast()) };
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            at += 4;
+        }
+    }
+    while at < len {
+        // SAFETY: in range (caller).
+        let from = unsafe { AtomicU8::from_ptr(src.add(at).cast_mut()) };
+        // SAFETY: in range (caller).
+        let to = unsafe { AtomicU8::from_ptr(dst.add(at)) };
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        at += 1;
+    }
+}
+
+/// Makes `len` bytes zero.
+///
+/// # Safety
+/// `dst` is writable for `len` bytes. Others may access the range at the same time.
+#[inline]
+pub(crate) unsafe fn zero(dst: *mut u8, len: usize) {
+    let mut at = 0;
+    if dst.addr().is_multiple_of(8) {
+        while at + 8 <= len {
+            // SAFETY: in range (caller) and 8-aligned.
+            unsafe { AtomicU64::from_ptr(dst.add(at).cast()) }.store(0, Ordering::Relaxed);
+            at += 8;
+        }
+    }
+    while at < len {
+        // SAFETY: in range (caller).
+        unsafe { AtomicU8::from_ptr(dst.add(at)) }.store(0, Ordering::Relaxed);
+        at += 1;
+    }
+}
+
+/// Whether `len` bytes of shared memory equal a private buffer.
+///
+/// # Safety
+/// `shared` is readable for the length of `private`. Others may write it at the same time.
+#[inline]
+pub(crate) unsafe fn equal(shared: *const u8, private: &[u8]) -> bool {
+    let (words, tail) = private.as_chunks::<8>();
+    if shared.addr().is_multiple_of(8) {
+        for (at, word) in words.iter().enumerate() {
+            // SAFETY: in range (caller) and 8-aligned.
+            let have = unsafe { AtomicU64::from_ptr(shared.add(at * 8).cast_mut().cast()) };
+            if have.load(Ordering::Relaxed) != u64::from_ne_bytes(*word) {
+                return false;
+            }
+        }
+        let start = words.len() * 8;
+        tail.iter().enumerate().all(|(at, byte)| {
+            // SAFETY: in range (caller).
+            unsafe { AtomicU8::from_ptr(shared.add(start + at).cast_mut()) }.load(Ordering::Relaxed) == *byte
+        })
+    } else {
+        private.iter().enumerate().all(|(at, byte)| {
+            // SAFETY: in range (caller).
+            unsafe { AtomicU8::from_ptr(shared.add(at).cast_mut()) }.load(Ordering::Relaxed) == *byte
+        })
+    }
+}
+
+/// How a map's values are laid out and copied.
+#[derive(Debug, Clone)]
+pub(crate) struct ValueLayout {
+    /// Bytes of a value.
+    pub(crate) size: usize,
+    /// Bytes from a value to the next: the size rounded up to 8.
+    pub(crate) stride: usize,
+    /// The parts that an update copies: all but the special fields.
+    spans: Vec<(usize, usize)>,
+    special: bool,
+    lock: Option<usize>,
+}
+
+impl ValueLayout {
+    pub(crate) fn new(size: u32, record: &Record) -> ValueLayout {
+        let size = size as usize;
+        let mut spans = Vec::new();
+        let mut from = 0;
+        for field in record.fields() {
+            let start = (field.offset as usize).min(size);
+            if start > from {
+                spans.push((from, start - from));
+            }
+            from = (start + field.size as usize).min(size).max(from);
+        }
+        if from < size {
+            spans.push((from, size - from));
+        }
+        ValueLayout {
+            size,
+            stride: size.next_multiple_of(8),
+            spans,
+            special: !record.fields().is_empty(),
+            lock: record.spin_lock().map(|offset| offset as usize),
+        }
+    }
+
+    /// Copies a value into the map; special fields stay as they are.
+    ///
+    /// # Safety
+    /// As for [`copy`], with the value's size.
+    #[inline]
+    pub(crate) unsafe fn copy_in(&self, dst: *mut u8, src: *const u8) {
+        if !self.special {
+            // SAFETY: the caller's duty, passed on.
+            return unsafe { copy(dst, src, self.size) };
+        }
+        for &(from, len) in &self.spans {
+            // SAFETY: a span lies inside the value.
+            unsafe { copy(dst.add(from), src.add(from), len) };
+        }
+    }
+
+    /// Copies a value out of the map; special fields read as zero.
+    ///
+    /// # Safety
+    /// As for [`copy`], with the value's size.
+    #[inline]
+    pub(crate) unsafe fn copy_out(&self, dst: *mut u8, src: *const u8) {
+        if self.special {
+            // SAFETY: the caller's duty, passed on.
+            unsafe { zero(dst, self.size) };
+        }
+        // SAFETY: the caller's duty, passed on.
+        unsafe { self.copy_in(dst, src) };
+    }
+
+    /// Makes the special fields of a fresh value zero.
+    ///
+    /// # Safety
+    /// `dst` is writable for the value's size.
+    pub(crate) unsafe fn init_special(&self, dst: *mut u8) {
+        let mut from = 0;
+        if !self.special {
+            return;
+        }
+        for &(start, len) in self.spans.iter().chain(std::iter::once(&(self.size, 0))) {
+            // SAFETY: the gap before a span lies inside the value.
+            unsafe { zero(dst.add(from), start - from) };
+            from = start + len;
+        }
+    }
+
+    /// Runs `work` with the value's `bpf_spin_lock` held (`BPF_F_LOCK`).
+    ///
+    /// # Safety
+    /// `value` is a value of this map.
+    pub(crate) unsafe fn locked<R>(&self, value: *mut u8, work: impl FnOnce() -> R) -> R {
+        let Some(offset) = self.lock else { return work() };
+        // SAFETY: the lock lies inside the value, 4-aligned as the record's constructor checked.
+        let lock = unsafe { AtomicU32::from_ptr(value.add(offset).cast()) };
+        super::lock::spin_acquire(lock);
+        let result = work();
+        super::lock::spin_release(lock);
+        result
+    }
+
+    /// Whether values have a `bpf_spin_lock`.
+    pub(crate) fn has_lock(&self) -> bool {
+        self.lock.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::{FieldKind, SpecialField};
+    use super::*;
+
+    #[repr(align(8))]
+    struct Buffer([u8; 40]);
+
+    #[test]
+    fn copies_at_every_alignment_and_length() {
+        let source = Buffer(std::array::from_fn(|at| at as u8 + 1));
+        for from in 0..9 {
+            for to in 0..9 {
+                for len in 0..=24 {
+                    let mut target = Buffer([0xee; 40]);
+                    // SAFETY: 9 + 24 bytes are inside both buffers.
+                    unsafe { copy(target.0.as_mut_ptr().add(to), source.0.as_ptr().add(from), len) };
+                    assert_eq!(target.0[to..to + len], source.0[from..from + len]);
+                    assert!(target.0[..to].iter().chain(&target.0[to + len..]).all(|&byte| byte == 0xee));
+                    // SAFETY: as above.
+                    assert!(unsafe { equal(target.0.as_ptr().add(to), &source.0[from..from + len]) });
+                    if len > 0 {
+                        target.0[to + len - 1] ^= 1;
+                        // SAFETY: as above.
+                        assert!(!unsafe { equal(target.0.as_ptr().add(to), &source.0[from..from + len]) });
+                    }
+                    // SAFETY: as above.
+                    unsafe { zero(target.0.as_mut_ptr().add(to), len) };
+                    assert!(target.0[to..to + len].iter().all(|&byte| byte == 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn special_fields_are_kept_on_the_way_in_and_zero_on_the_way_out() {
+        let record = Record::new(
+            vec![
+                SpecialField { kind: FieldKind::SpinLock, offset: 4, size: 4 },
+                SpecialField { kind: FieldKind::Timer, offset: 16, size: 16 },
+            ],
+            40,
+        )
+        .unwrap();
+        let layout = ValueLayout::new(40, &record);
+        let source = Buffer([7; 40]);
+        let mut value = Buffer([9; 40]);
+        // SAFETY: both buffers have 40 bytes.
+        unsafe { layout.copy_in(value.0.as_mut_ptr(), source.0.as_ptr()) };
+        let special = |at: usize| (4..8).contains(&at) || (16..32).contains(&at);
+        assert!(value.0.iter().enumerate().all(|(at, &byte)| byte == if special(at) { 9 } else { 7 }));
+        let mut out = Buffer([1; 40]);
+        // SAFETY: both buffers have 40 bytes.
+        unsafe { layout.copy_out(out.0.as_mut_ptr(), value.0.as_ptr()) };
+        assert!(out.0.iter().enumerate().all(|(at, &byte)| byte == if special(at) { 0 } else { 7 }));
+        // SAFETY: the buffer has 40 bytes.
+        unsafe { layout.init_special(value.0.as_mut_ptr()) };
+        assert_eq!(value.0, out.0);
+    }
+}
