@@ -1,1 +1,41 @@
-//! `skep-text`.
+//! Live patching of running code, in user space.
+//!
+//! What the kernel does to its own text while other CPUs execute it, for a process: code memory that is never writable
+//! and executable at one address ([`CodeArena`]), instructions that change under running threads without stopping them
+//! ([`CodeArena::poke`]), and static keys on top.
+//!
+//! # How a site changes
+//! A *site* is a five-byte nop or a `jmp rel32`. A batch of sites changes in five steps, as the kernel's `text_poke`
+//! does it: publish the batch and raise a reference per CPU; write `int3` over the first byte of each; write the tails;
+//! write the first bytes; drop the references and wait for them. A core-serializing `membarrier` follows each of the
+//! three writes. A thread that meets the `int3` gets a SIGTRAP, whose handler looks the site up in the batch and
+//! continues as the new instruction would. No thread is stopped, and none sees a torn instruction.
+//!
+//! # What it needs
+//! Linux on x86-64 with `membarrier` (4.16), and the SIGTRAP handler. Where either is denied, live patching is *off*:
+//! [`live`] says why, code can still be installed, and what would change it is an error. Programs that want to flip
+//! something anyway test a flag. Threads that block SIGTRAP would be killed by a trap; a [`CpuSet`](skep_sync::CpuSet)
+//! with an arena refuses to let them in.
+//!
+//! # Debuggers
+//! A debugger sees each trap first. Tell it to pass them on: `handle SIGTRAP nostop noprint pass`. A breakpoint that it
+//! sets on a site is understood: the handler continues as the instruction under it.
+//!
+//! # Invariant
+//! One batch at a time, behind one lock, its vector sorted; while it runs, every address in it is owned by an installed
+//! image. Kernel counterpart: `arch/x86/kernel/alternative.c`, `kernel/jump_label.c` (6.18).
+
+pub mod arch;
+mod arena;
+mod error;
+pub mod inject;
+mod owners;
+mod poke;
+mod refs;
+mod trap;
+
+pub use arch::{CodeAddr, SiteBytes};
+pub use arena::{ArenaConfig, CodeArena, CodeImage, InstalledCode, RelocKind, Relocation, SiteId, SiteSpec, Target};
+pub use error::TextError;
+pub use poke::{PokeReport, live, set_refs};
+pub use refs::{Refs, TrapCounts, trap_counts};
