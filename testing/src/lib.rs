@@ -2,4 +2,3 @@
 
 pub mod kernel;
 pub mod kernel_object;
-pub mod probe;

@@ -1,0 +1,174 @@
+//! What an op reads, writes and needs.
+//!
+//! Owns the register effects that liveness and frames are computed from. Invariant: `reads` may say too much, never too
+//! little; `writes` may say too little, never too much. Kernel counterpart: `compute_live_registers`, kernel/bpf/verifier.c.
+
+use std::ops::{BitAnd, BitOr, Not};
+
+use skep_abi::{AluOp, AtomicOp, CallTarget, Insn, Operand, Reg};
+
+use super::{Key, Op};
+
+/// A set of BPF registers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct RegSet(pub(crate) u16);
+
+impl RegSet {
+    pub(crate) const EMPTY: Self = Self(0);
+    /// `r0` to `r5`: what a call overwrites.
+    pub(crate) const CALLER_SAVED: Self = Self(0x3f);
+    /// `r1` to `r5`: what a call may read.
+    pub(crate) const ARGS: Self = Self(0x3e);
+
+    pub(crate) const fn of(reg: Reg) -> Self {
+        Self(1 << reg.number())
+    }
+
+    pub(crate) const fn has(self, reg: Reg) -> bool {
+        self.0 & Self::of(reg).0 != 0
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl BitOr for RegSet {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitAnd for RegSet {
+    type Output = Self;
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl Not for RegSet {
+    type Output = Self;
+    fn not(self) -> Self {
+        Self(!self.0)
+    }
+}
+
+/// Effects of one op.
+#[derive(Clone, Copy, Default, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent properties of an instruction")]
+pub(crate) struct Effect {
+    pub(crate) reads: RegSet,
+    pub(crate) writes: RegSet,
+    /// Read, written or otherwise tied to a host register.
+    pub(crate) mentions: RegSet,
+    /// Nothing but the written registers shows that it ran.
+    pub(crate) pure: bool,
+    /// Host calls happen.
+    pub(crate) calls: bool,
+    /// The vCPU's base is needed.
+    pub(crate) cpu: bool,
+    /// Host scratch registers are in demand.
+    pub(crate) division: bool,
+}
+
+impl Effect {
+    fn pure(reads: RegSet, writes: RegSet) -> Self {
+        Self { reads, writes, mentions: reads | writes, pure: true, ..Self::default() }
+    }
+
+    fn acting(reads: RegSet, writes: RegSet) -> Self {
+        Self { pure: false, ..Self::pure(reads, writes) }
+    }
+
+    fn call(reads: RegSet) -> Self {
+        Self {
+            reads,
+            writes: RegSet::CALLER_SAVED,
+            mentions: reads | RegSet::of(Reg::R0),
+            calls: true,
+            cpu: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// The effects of `op`.
+pub(crate) fn effect(op: &Op) -> Effect {
+    let of = RegSet::of;
+    match *op {
+        Op::Nop => Effect::pure(RegSet::EMPTY, RegSet::EMPTY),
+        Op::Insn(ref insn) => insn_effect(insn),
+        Op::LoadBe { dst, base, .. } | Op::AddImm { dst, base, .. } => Effect::pure(of(base), of(dst)),
+        Op::LoadIndexed { dst, base, index, .. } => Effect::pure(of(base) | of(index), of(dst)),
+        Op::Rotate { dst, src, .. } => Effect::pure(of(src), of(dst)),
+        Op::AddReg { dst, a, b } => Effect::pure(of(a) | of(b), of(dst)),
+        Op::LookupCall { .. } => Effect::call(of(Reg::R1) | of(Reg::R2)),
+        Op::Lookup { key, .. } => {
+            let reads = match key {
+                Key::Const(_) => RegSet::EMPTY,
+                Key::Stack(_) => of(Reg::R10),
+                Key::Pointer => of(Reg::R2),
+            };
+            let effect = Effect::pure(reads, RegSet::CALLER_SAVED);
+            Effect { mentions: reads | of(Reg::R0), cpu: true, ..effect }
+        }
+        Op::CpuId => {
+            let effect = Effect::pure(RegSet::EMPTY, RegSet::CALLER_SAVED);
+            Effect { mentions: of(Reg::R0), cpu: true, ..effect }
+        }
+        Op::TailCall { map, poke } => {
+            let map_reg = if map.is_none() { of(Reg::R2) } else { RegSet::EMPTY };
+            let index = if poke.is_none() { of(Reg::R3) } else { RegSet::EMPTY };
+            let reads = of(Reg::R1) | map_reg | index;
+            Effect { cpu: true, mentions: reads, ..Effect::acting(reads, RegSet::CALLER_SAVED) }
+        }
+    }
+}
+
+fn operand(src: Operand) -> RegSet {
+    match src {
+        Operand::Reg(reg) => RegSet::of(reg),
+        Operand::Imm(_) => RegSet::EMPTY,
+    }
+}
+
+fn insn_effect(insn: &Insn) -> Effect {
+    let of = RegSet::of;
+    match *insn {
+        Insn::Alu { op, dst, src, .. } => {
+            let reads = if op == AluOp::Mov { operand(src) } else { operand(src) | of(dst) };
+            let division = matches!(op, AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod);
+            Effect { division, ..Effect::pure(reads, of(dst)) }
+        }
+        Insn::MovSx { dst, src, .. } => Effect::pure(of(src), of(dst)),
+        Insn::AddrSpaceCast { dst, src, .. } => Effect::acting(of(src), of(dst)),
+        Insn::Neg { dst, .. } | Insn::End { dst, .. } => Effect::pure(of(dst), of(dst)),
+        Insn::MovPercpu { dst, src } => Effect { cpu: true, ..Effect::pure(of(src), of(dst)) },
+        Insn::LdImm64 { dst, .. } => Effect::pure(RegSet::EMPTY, of(dst)),
+        Insn::Load { dst, base, .. } => Effect::pure(of(base), of(dst)),
+        Insn::LoadAcquire { dst, base, .. } => Effect::acting(of(base), of(dst)),
+        Insn::Store { base, src, .. } => Effect::acting(of(base) | operand(src), RegSet::EMPTY),
+        Insn::StoreRelease { base, src, .. } => Effect::acting(of(base) | of(src), RegSet::EMPTY),
+        Insn::Atomic { op, fetch, base, src, .. } => {
+            let reads = of(base) | of(src);
+            match op {
+                AtomicOp::Cmpxchg => Effect::acting(reads | of(Reg::R0), of(Reg::R0)),
+                AtomicOp::Xchg => Effect::acting(reads, of(src)),
+                _ if fetch => Effect::acting(reads, of(src)),
+                _ => Effect::acting(reads, RegSet::EMPTY),
+            }
+        }
+        Insn::LdAbs { .. } => Effect::call(of(Reg::R6)),
+        Insn::LdInd { src, .. } => Effect::call(of(Reg::R6) | of(src)),
+        Insn::Ja { .. } | Insn::MayGoto { .. } => Effect::acting(RegSet::EMPTY, RegSet::EMPTY),
+        Insn::Jcond { dst, src, .. } => Effect::acting(of(dst) | operand(src), RegSet::EMPTY),
+        Insn::Call { target } => {
+            let effect = Effect::call(RegSet::ARGS);
+            // A subprogram that needs the vCPU's base says so itself.
+            Effect { cpu: !matches!(target, CallTarget::Subprog(_)), ..effect }
+        }
+        Insn::TailCall { .. } => Effect::call(RegSet::ARGS),
+        Insn::Exit => Effect::acting(of(Reg::R0), RegSet::EMPTY),
+    }
+}

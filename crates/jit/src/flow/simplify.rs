@@ -1,0 +1,460 @@
+//! Forward simplification within blocks: copies, address sums, byte-wise loads, rotations, needless extensions.
+//!
+//! Owns the rewriting of single ops by what their operands are known to hold ([`super::value`]); what becomes unused is
+//! removed by [`super::liveness`] afterwards. Invariant: after each slot the registers that are live hold what the program
+//! says they hold (a pair that is rewritten together has no jump target between).
+
+use skep_abi::{AluOp, EndKind, Insn, Operand, Reg, Size, Width};
+use skep_verifier::{MemKind, Xlated};
+
+use super::effect::{RegSet, effect};
+use super::value::{Bytes, Known, Value};
+use super::{Flow, Key, Op};
+use crate::layout::Layout;
+
+/// Simplifies all ops of `flow`.
+pub(super) fn simplify(flow: &mut Flow, xlated: &Xlated, _layout: &Layout) {
+    let mut known = Known::new();
+    for at in 0..flow.ops.len() {
+        let Some(slot) = flow.slots.get_mut(at) else { break };
+        if slot.leader {
+            known.reset();
+        }
+        slot.zext = RegSet(known.zext_mask());
+        let may_fault = xlated.facts.get(at).is_some_and(|facts| facts.mem == MemKind::Btf);
+        let op = substitute(flow.op(at), &known);
+        let op = rewrite(flow, at, op, &mut known, may_fault);
+        if let Some(place) = flow.ops.get_mut(at) {
+            *place = op;
+        }
+    }
+}
+
+/// Replaces operands by older registers that hold the same.
+fn substitute(op: Op, known: &Known) -> Op {
+    let Op::Insn(insn) = op else { return op };
+    let insn = match insn {
+        Insn::Alu { width, op, dst, src: Operand::Reg(src) } => {
+            Insn::Alu { width, op, dst, src: Operand::Reg(copy_of(src, known)) }
+        }
+        Insn::Load { size, sign_extend, dst, base, off } => {
+            let (base, off) = address(base, off, known);
+            Insn::Load { size, sign_extend, dst, base, off }
+        }
+        Insn::Store { size, base, off, src } => {
+            let (base, off) = address(base, off, known);
+            let src = match src {
+                Operand::Reg(reg) => Operand::Reg(copy_of(reg, known)),
+                imm @ Operand::Imm(_) => imm,
+            };
+            Insn::Store { size, base, off, src }
+        }
+        Insn::Atomic { op, fetch, size, base, off, src } => {
+            let (base, off) = address(base, off, known);
+            Insn::Atomic { op, fetch, size, base, off, src }
+        }
+        Insn::Jcond { width, op, dst, src, off } => {
+            let src = match src {
+                Operand::Reg(reg) => Operand::Reg(copy_of(reg, known)),
+                imm @ Operand::Imm(_) => imm,
+            };
+            Insn::Jcond { width, op, dst: copy_of(dst, known), src, off }
+        }
+        other => other,
+    };
+    Op::Insn(insn)
+}
+
+/// An older register with the same value; never the frame pointer, which no host register need hold.
+fn copy_of(reg: Reg, known: &Known) -> Reg {
+    match known.value(reg) {
+        Value::Sum { base, imm: 0 } if base.reg != Reg::R10 => base.reg,
+        _ => reg,
+    }
+}
+
+/// The address with sums folded into the offset.
+fn address(base: Reg, off: i16, known: &Known) -> (Reg, i16) {
+    let (part, imm) = known.sum(base);
+    match i16::try_from(i32::from(off).saturating_add(imm)) {
+        Ok(off) => (part.reg, off),
+        Err(_) => (base, off),
+    }
+}
+
+/// Rewrites one op and records what it leaves in registers.
+fn rewrite(flow: &mut Flow, at: usize, op: Op, known: &mut Known, may_fault: bool) -> Op {
+    match op {
+        Op::Insn(Insn::Alu { width, op, dst, src }) => alu(flow, at, width, op, dst, src, known),
+        Op::Insn(Insn::Load { size, sign_extend, dst, base, off }) => {
+            load(size, sign_extend, dst, base, off, known, may_fault)
+        }
+        Op::Insn(Insn::End { kind, bits, dst }) => end(kind, bits, dst, known),
+        Op::Insn(Insn::LdImm64 { dst, imm }) => {
+            let bits = match imm {
+                skep_abi::Imm64::Const(value) => significant(value),
+                _ => 64,
+            };
+            known.write(dst, Value::Unknown, bits);
+            op
+        }
+        Op::Insn(Insn::MovSx { width, dst, .. } | Insn::Neg { width, dst }) => {
+            known.write(dst, Value::Unknown, width_bits(width));
+            op
+        }
+        Op::Insn(Insn::Store { .. }) => {
+            known.clobber_memory();
+            op
+        }
+        Op::Insn(Insn::Atomic { op: atomic, size, src, .. }) => {
+            known.clobber_memory();
+            forget_written(&op, known);
+            let result = if atomic == skep_abi::AtomicOp::Cmpxchg { Reg::R0 } else { src };
+            if size == Size::W && !(effect(&op).writes & RegSet::of(result)).is_empty() {
+                known.write(result, Value::Unknown, 32);
+            }
+            op
+        }
+        Op::Lookup { map, key: Key::Pointer } => {
+            let key = match known.sum(Reg::R2) {
+                (part, imm) if part.reg == Reg::R10 => i16::try_from(imm).map_or(Key::Pointer, Key::Stack),
+                _ => Key::Pointer,
+            };
+            let op = Op::Lookup { map, key };
+            forget_written(&op, known);
+            op
+        }
+        Op::Rotate { width, dst, .. } => {
+            known.write(dst, Value::Unknown, width_bits(width));
+            op
+        }
+        Op::Nop => op,
+        _ => {
+            if !effect(&op).pure {
+                known.clobber_memory();
+            }
+            forget_written(&op, known);
+            op
+        }
+    }
+}
+
+fn forget_written(op: &Op, known: &mut Known) {
+    let writes = effect(op).writes;
+    for number in 0..=11 {
+        if let Some(reg) = Reg::new(number)
+            && writes.has(reg)
+        {
+            known.write(reg, Value::Unknown, 64);
+        }
+    }
+}
+
+const fn width_bits(width: Width) -> u8 {
+    match width {
+        Width::W32 => 32,
+        Width::W64 => 64,
+    }
+}
+
+/// Number of significant bits.
+fn significant(value: u64) -> u8 {
+    u8::try_from(64 - value.leading_zeros()).unwrap_or(64)
+}
+
+/// An immediate as the operation sees it.
+fn extended(imm: i32, width: Width) -> u64 {
+    match width {
+        Width::W32 => u64::from(imm.cast_unsigned()),
+        Width::W64 => i64::from(imm).cast_unsigned(),
+    }
+}
+
+/// Loads: remember the bytes, use two-register addresses.
+fn load(size: Size, sign_extend: bool, dst: Reg, base: Reg, off: i16, known: &mut Known, may_fault: bool) -> Op {
+    let bits = if sign_extend { 64 } else { 8 * size.bytes() };
+    let op = match known.value(base) {
+        Value::Sum2 { a, b } => Op::LoadIndexed { size, sign_extend, dst, base: a.reg, index: b.reg, off },
+        _ => Op::Insn(Insn::Load { size, sign_extend, dst, base, off }),
+    };
+    let plain = !sign_extend && dst != base && !may_fault;
+    let value = if plain { known.bytes(base, i32::from(off), size.bytes(), false) } else { Value::Unknown };
+    known.write(dst, value, bits);
+    op
+}
+
+/// Byte swaps: of memory bytes they are a big-endian load.
+fn end(kind: EndKind, bits: u8, dst: Reg, known: &mut Known) -> Op {
+    let op = Op::Insn(Insn::End { kind, bits, dst });
+    if kind != EndKind::ToLe
+        && let Value::Bytes(bytes) = known.value(dst)
+        && bytes.shift == 0
+        && bytes.len * 8 == bits
+        && let Some(op) = byte_load(dst, Bytes { big: !bytes.big, ..bytes })
+    {
+        known.write(dst, known.bytes(bytes.base.reg, bytes.off, bytes.len, !bytes.big), bits);
+        return op;
+    }
+    let left = if kind == EndKind::ToLe { known.bits(dst).min(bits) } else { bits };
+    known.write(dst, Value::Unknown, left);
+    op
+}
+
+/// A load of joined bytes, if there is one of that length. The base must not be `dst`: it is still needed then.
+fn byte_load(dst: Reg, bytes: Bytes) -> Option<Op> {
+    let size = match bytes.len {
+        2 => Size::H,
+        4 => Size::W,
+        8 => Size::Dw,
+        _ => return None,
+    };
+    let off = i16::try_from(bytes.off).ok()?;
+    let base = bytes.base.reg;
+    match (bytes.shift, bytes.big) {
+        (0, false) => Some(Op::Insn(Insn::Load { size, sign_extend: false, dst, base, off })),
+        (0, true) => Some(Op::LoadBe { size, dst, base, off }),
+        _ => None,
+    }
+}
+
+fn alu(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, src: Operand, known: &mut Known) -> Op {
+    let unchanged = Op::Insn(Insn::Alu { width, op, dst, src });
+    match (op, src) {
+        (AluOp::Mov, Operand::Imm(imm)) => {
+            known.write(dst, Value::Unknown, significant(extended(imm, width)));
+            unchanged
+        }
+        (AluOp::Mov, Operand::Reg(src)) => mov(width, dst, src, known),
+        (AluOp::Add | AluOp::Sub, Operand::Imm(imm)) if width == Width::W64 => add_imm(op, dst, imm, known),
+        (AluOp::Add, Operand::Reg(src)) if width == Width::W64 => {
+            if let Some(joined) = join_bytes(width, dst, src, known) {
+                return joined.unwrap_or(unchanged);
+            }
+            add_reg(dst, src, known)
+        }
+        (AluOp::Or | AluOp::Xor, Operand::Reg(src)) => {
+            if let Some(rotate) = join_shifts(width, dst, src, known) {
+                return rotate;
+            }
+            if let Some(joined) = join_bytes(width, dst, src, known) {
+                return joined.unwrap_or(unchanged);
+            }
+            let bits = known.bits(dst).max(known.bits(src)).min(width_bits(width));
+            known.write(dst, Value::Unknown, bits);
+            unchanged
+        }
+        (AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, Operand::Imm(by)) => shift(flow, at, width, op, dst, by, known),
+        (AluOp::And, _) => and(width, dst, src, known),
+        _ => {
+            known.write(dst, Value::Unknown, width_bits(width));
+            unchanged
+        }
+    }
+}
+
+fn mov(width: Width, dst: Reg, src: Reg, known: &mut Known) -> Op {
+    let bits = known.bits(src);
+    if width == Width::W32 && bits > 32 {
+        known.write(dst, if dst == src { Value::Unknown } else { Value::Low32 { src: known.part(src) } }, 32);
+        return Op::Insn(Insn::Alu { width, op: AluOp::Mov, dst, src: Operand::Reg(src) });
+    }
+    if dst == src {
+        return Op::Nop;
+    }
+    let (base, imm) = match known.sum(src) {
+        (base, _) if base.reg == dst => (known.part(src), 0),
+        sum => sum,
+    };
+    let op = if base.reg == Reg::R10 {
+        Op::AddImm { dst, base: Reg::R10, imm }
+    } else {
+        // The upper half of a short value is zero already; the 32-bit form is shorter.
+        let width = if bits <= 32 { Width::W32 } else { Width::W64 };
+        Op::Insn(Insn::Alu { width, op: AluOp::Mov, dst, src: Operand::Reg(src) })
+    };
+    known.write(dst, Value::Sum { base, imm }, bits);
+    op
+}
+
+fn add_imm(op: AluOp, dst: Reg, imm: i32, known: &mut Known) -> Op {
+    let unchanged = Op::Insn(Insn::Alu { width: Width::W64, op, dst, src: Operand::Imm(imm) });
+    let delta = if op == AluOp::Add { Some(imm) } else { imm.checked_neg() };
+    let (base, before) = known.sum(dst);
+    match delta.and_then(|delta| before.checked_add(delta)) {
+        Some(sum) if base.reg != dst => {
+            known.write(dst, Value::Sum { base, imm: sum }, 64);
+            Op::AddImm { dst, base: base.reg, imm: sum }
+        }
+        _ => {
+            known.write(dst, Value::Unknown, 64);
+            unchanged
+        }
+    }
+}
+
+fn add_reg(dst: Reg, src: Reg, known: &mut Known) -> Op {
+    let unchanged = Op::Insn(Insn::Alu { width: Width::W64, op: AluOp::Add, dst, src: Operand::Reg(src) });
+    match known.sum(dst) {
+        (base, 0) if base.reg != dst && base.reg != Reg::R10 && src != Reg::R10 && src != dst => {
+            let value = Value::Sum2 { a: base, b: known.part(src) };
+            known.write(dst, value, 64);
+            Op::AddReg { dst, a: base.reg, b: src }
+        }
+        _ => {
+            known.write(dst, Value::Unknown, 64);
+            unchanged
+        }
+    }
+}
+
+/// `dst |= src` of neighbouring bytes. `Some(None)`: joined, but no load has that length yet.
+fn join_bytes(width: Width, dst: Reg, src: Reg, known: &mut Known) -> Option<Option<Op>> {
+    let (Value::Bytes(a), Value::Bytes(b)) = (known.value(dst), known.value(src)) else { return None };
+    let bytes = a.join(b)?;
+    if bytes.shift + 8 * bytes.len > width_bits(width) {
+        return None;
+    }
+    let op = byte_load(dst, bytes);
+    known.write(dst, Value::Bytes(bytes), bytes.shift + 8 * bytes.len);
+    Some(op)
+}
+
+/// `dst |= src` of two shifts of the same register: a rotation.
+fn join_shifts(join_width: Width, dst: Reg, src: Reg, known: &mut Known) -> Option<Op> {
+    let Value::Shifted { src: x, width, left, by } = known.value(dst) else { return None };
+    let Value::Shifted { src: y, width: other_width, left: other_left, by: other_by } = known.value(src) else {
+        return None;
+    };
+    let truncates = join_width == Width::W32 && width == Width::W64;
+    if truncates || x != y || width != other_width || left == other_left || by + other_by != width_bits(width) {
+        return None;
+    }
+    let left = if left { by } else { other_by };
+    known.write(dst, Value::Unknown, width_bits(width));
+    Some(Op::Rotate { width, dst, src: x.reg, left })
+}
+
+fn and(width: Width, dst: Reg, src: Operand, known: &mut Known) -> Op {
+    let unchanged = Op::Insn(Insn::Alu { width, op: AluOp::And, dst, src });
+    let bits = known.bits(dst);
+    let mask_bits = match src {
+        Operand::Imm(imm) => {
+            let mask = extended(imm, width);
+            // A mask of ones that covers all significant bits does nothing.
+            let ones = if mask.wrapping_add(1).is_power_of_two() || mask == u64::MAX { significant(mask) } else { 0 };
+            if ones >= bits {
+                return Op::Nop;
+            }
+            significant(mask)
+        }
+        Operand::Reg(src) => known.bits(src),
+    };
+    known.write(dst, Value::Unknown, bits.min(mask_bits).min(width_bits(width)));
+    unchanged
+}
+
+fn shift(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: i32, known: &mut Known) -> Op {
+    let unchanged = Op::Insn(Insn::Alu { width, op, dst, src: Operand::Imm(by) });
+    let limit = width_bits(width);
+    let Ok(by) = u8::try_from(by) else {
+        known.write(dst, Value::Unknown, limit);
+        return unchanged;
+    };
+    if by >= limit {
+        known.write(dst, Value::Unknown, limit);
+        return unchanged;
+    }
+    if let Some(op) = extension(flow, at, width, op, dst, by, known) {
+        return op;
+    }
+    if let Some(op) = rotation(flow, at, width, op, dst, by, known) {
+        return op;
+    }
+    let bits = known.bits(dst).min(limit);
+    let value = match (op, known.value(dst)) {
+        (AluOp::Lsh, Value::Bytes(bytes))
+            if by.is_multiple_of(8)
+                && u32::from(bytes.shift) + 8 * u32::from(bytes.len) + u32::from(by) <= u32::from(limit) =>
+        {
+            Value::Bytes(Bytes { shift: bytes.shift + by, ..bytes })
+        }
+        (AluOp::Lsh | AluOp::Rsh, Value::Sum { base, imm: 0 }) if by > 0 => {
+            Value::Shifted { src: base, width, left: op == AluOp::Lsh, by }
+        }
+        (AluOp::Lsh | AluOp::Rsh, Value::Low32 { src }) if by > 0 && width == Width::W32 => {
+            Value::Shifted { src, width, left: op == AluOp::Lsh, by }
+        }
+        _ => Value::Unknown,
+    };
+    let bits = match op {
+        AluOp::Lsh => limit.min(bits.saturating_add(by)),
+        AluOp::Rsh => bits.saturating_sub(by),
+        _ => limit,
+    };
+    known.write(dst, value, bits);
+    unchanged
+}
+
+/// `r <<= n; r >>= n` and `r <<= n; r s>>= n` for 8, 16 and 32 bits that stay.
+fn extension(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: u8, known: &mut Known) -> Option<Op> {
+    let before = at.checked_sub(1)?;
+    let left = Insn::Alu { width, op: AluOp::Lsh, dst, src: Operand::Imm(i32::from(by)) };
+    if flow.slot(at).leader || flow.op(before) != Op::Insn(left) {
+        return None;
+    }
+    let stay = width_bits(width) - by;
+    let insn = match (op, stay) {
+        (AluOp::Rsh, 32) => Insn::Alu { width: Width::W32, op: AluOp::Mov, dst, src: Operand::Reg(dst) },
+        (AluOp::Rsh, 8 | 16) => {
+            Insn::Alu { width: Width::W32, op: AluOp::And, dst, src: Operand::Imm((1 << stay) - 1) }
+        }
+        (AluOp::Arsh, 8 | 16 | 32) => Insn::MovSx { width, bits: stay, dst, src: dst },
+        _ => return None,
+    };
+    if let Some(place) = flow.ops.get_mut(before) {
+        *place = Op::Nop;
+    }
+    let bits = if op == AluOp::Rsh { stay } else { width_bits(width) };
+    known.write(dst, Value::Unknown, bits);
+    Some(Op::Insn(insn))
+}
+
+/// `t = x; t >>= s; x <<= n - s; x |= t`: the shift in place, at `at`, waits for the `|=` that must follow.
+fn rotation(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: u8, known: &mut Known) -> Option<Op> {
+    let next = at + 1;
+    if by == 0 || flow.slot(next).leader {
+        return None;
+    }
+    let Op::Insn(Insn::Alu { width: or_width, op: AluOp::Or | AluOp::Xor, dst: or_dst, src: Operand::Reg(or_src) }) =
+        flow.op(next)
+    else {
+        return None;
+    };
+    if or_width == Width::W32 && width == Width::W64 {
+        return None;
+    }
+    let other = match dst {
+        _ if or_dst == dst => or_src,
+        _ if or_src == dst => or_dst,
+        _ => return None,
+    };
+    let Value::Shifted { src, width: other_width, left, by: other_by } = known.value(other) else { return None };
+    let opposite = if left { AluOp::Rsh } else { AluOp::Lsh };
+    if src != known.part(dst) || other_width != width || op != opposite || by + other_by != width_bits(width) {
+        return None;
+    }
+    let left = if left { other_by } else { by };
+    let shift = Op::Insn(Insn::Alu { width, op, dst, src: Operand::Imm(i32::from(by)) });
+    let (first, second) = if or_dst == dst {
+        (Op::Nop, Op::Rotate { width, dst, src: dst, left })
+    } else {
+        // The result goes to the other register; the shifted one may still be wanted.
+        (Op::Rotate { width, dst: other, src: dst, left }, shift)
+    };
+    if let Some(place) = flow.ops.get_mut(next) {
+        *place = second;
+    }
+    known.write(other, Value::Unknown, 64);
+    known.write(dst, Value::Unknown, 64);
+    Some(first)
+}

@@ -1,0 +1,104 @@
+//! What compiled code must know of the process it will run in: addresses and offsets, as values.
+//!
+//! Owns the input beside the program. Invariant: no pointer is followed here, so the same layout gives the same bytes on any
+//! host, and tests make layouts up.
+
+use std::collections::BTreeMap;
+
+/// Addresses and offsets that end up in the machine code.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// Offset of the tail-call counter (`u32`) from the vCPU's base.
+    pub tail_calls: i32,
+    /// Offset of the vCPU's number (`u32`) from its base.
+    pub cpu_id: i32,
+    /// Addresses of helpers by id: `extern "sysv64" fn(r1, r2, r3, r4, r5, cpu_base) -> u64`.
+    pub helpers: BTreeMap<u32, u64>,
+    /// Addresses of kfuncs by the program's own index, with the helpers' signature.
+    pub kfuncs: Vec<u64>,
+    /// `extern "sysv64" fn(ctx, offset, size, _, _, cpu_base) -> i64`: a packet load; negative ends the program with 0.
+    pub ld_abs: u64,
+    /// The used maps, by index.
+    pub maps: Vec<MapLayout>,
+    /// Offset from the vCPU's base of this program's [`StatsLayout`] words; without it there is no statistics site.
+    pub stats: Option<i64>,
+    /// How timestamps become nanoseconds; without it statistics call the helper `bpf_ktime_get_ns`.
+    pub tsc: Option<TscScale>,
+}
+
+/// Byte offsets of the words at [`Layout::stats`].
+#[derive(Clone, Copy, Debug)]
+pub struct StatsLayout;
+
+impl StatsLayout {
+    /// `u64` number of runs.
+    pub const RUN_CNT: i64 = 0;
+    /// `u64` nanoseconds.
+    pub const RUN_TIME_NS: i64 = 8;
+}
+
+/// `ns = cycles * mult >> shift`, in 128 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TscScale {
+    /// Multiplier.
+    pub mult: u32,
+    /// Shift, at most 63.
+    pub shift: u8,
+}
+
+/// One map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapLayout {
+    /// Address that helpers get as the map.
+    pub object: u64,
+    /// How compiled code reaches it without a helper.
+    pub access: MapAccess,
+}
+
+/// Direct access to a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapAccess {
+    /// Values in one block.
+    Array {
+        /// Address of the first.
+        values: u64,
+        /// Bytes from one to the next.
+        stride: u32,
+        /// Number of entries.
+        max_entries: u32,
+    },
+    /// Values in one block per vCPU.
+    PerCpuArray {
+        /// Offset of the first from the vCPU's base.
+        off: u64,
+        /// Bytes from one to the next.
+        stride: u32,
+        /// Number of entries.
+        max_entries: u32,
+    },
+    /// Tail-call targets.
+    ProgArray {
+        /// Address of `[AtomicU64; max_entries]`: 0, or the callee's `tail_entry`.
+        targets: u64,
+        /// Number of entries.
+        max_entries: u32,
+    },
+    /// A hash table with a lookup function of its own, in the helpers' signature.
+    Hash {
+        /// Its address.
+        lookup: u64,
+    },
+    /// Helpers only.
+    Opaque,
+}
+
+/// Byte offsets in a prog array's object (at [`MapLayout::object`]), for tail calls through a map not known at load.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgArrayObject;
+
+impl ProgArrayObject {
+    /// `u64` address of the targets.
+    pub const TARGETS: i32 = 0;
+    /// `u32` number of entries.
+    pub const MAX_ENTRIES: i32 = 8;
+}
