@@ -2,3 +2,4 @@
 
 pub mod kernel;
 pub mod kernel_object;
+pub mod probe;

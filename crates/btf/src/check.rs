@@ -10,6 +10,9 @@ use crate::strings::Strings;
 use crate::types::{Composite, Enum, FuncProto, Int, Kind, Linkage, Member, StrOff, Type, TypeData, TypeId};
 use crate::{MAX_DEPTH, MAX_NAME, MAX_TYPES};
 
+/// The longest name of any kind, so that many types with one endless name cost no time.
+const MAX_ANY_NAME: usize = 2048;
+
 /// Whose rules BTF must obey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
@@ -56,7 +59,7 @@ impl<'a> Checker<'a> {
     }
 
     fn quoted(&self, ty: &Type) -> String {
-        match self.strings.bytes_at(ty.name) {
+        match self.strings.bytes_at_most(ty.name, MAX_ANY_NAME) {
             Some([]) | None => "(anon)".into(),
             Some(name) => escaped(name),
         }
@@ -70,7 +73,7 @@ impl<'a> Checker<'a> {
     // What a record says by itself.
 
     fn check_record(&self, id: TypeId, ty: &Type) -> Result<()> {
-        let Some(name) = self.strings.bytes_at(ty.name) else {
+        let Some(name) = self.strings.bytes_at_most(ty.name, MAX_ANY_NAME) else {
             return Err(self.bad(id, format!("name offset {:#x} is outside the strings", ty.name.0)));
         };
         if ty.name.0 as usize > crate::MAX_STRINGS {
@@ -152,6 +155,9 @@ impl<'a> Checker<'a> {
     }
 
     fn check_name(&self, id: TypeId, name: &[u8], identifier: bool) -> Result<()> {
+        if name.len() >= MAX_ANY_NAME {
+            return Err(self.bad(id, format!("name is longer than {MAX_ANY_NAME} bytes")));
+        }
         if std::str::from_utf8(name).is_err() {
             return Err(self.bad(id, format!("name '{}' is not UTF-8", escaped(name))));
         }
@@ -163,7 +169,7 @@ impl<'a> Checker<'a> {
 
     /// A name inside a type: of a member, a value or a parameter.
     fn check_inner_name(&self, id: TypeId, what: &str, at: usize, name: StrOff, required: bool) -> Result<()> {
-        let Some(bytes) = self.strings.bytes_at(name) else {
+        let Some(bytes) = self.strings.bytes_at_most(name, MAX_ANY_NAME) else {
             return Err(self.bad(id, format!("{what} {at}: name offset {:#x} is outside the strings", name.0)));
         };
         match bytes {
@@ -312,11 +318,15 @@ impl<'a> Checker<'a> {
             TypeData::Array(array) => {
                 let elem = match size_of(array.elem) {
                     Some(size) => size,
+                    None if self.rules == Rules::Object && self.kind(array.elem) == Kind::Array => return Ok(None),
                     None => return Err(self.bad(id, format!("invalid elem: type {} has no size", array.elem))),
                 };
-                let size =
-                    elem.checked_mul(array.nelems).ok_or_else(|| self.bad(id, "array size overflows 32 bits"))?;
-                Some(size)
+                match elem.checked_mul(array.nelems) {
+                    // `__uint(field, n)` of a map's definition is an array of n that nobody ever has.
+                    None if self.rules == Rules::Object => None,
+                    None => return Err(self.bad(id, "array size overflows 32 bits")),
+                    size => size,
+                }
             }
             TypeData::Var { ty, .. } => size_of(*ty),
             TypeData::DeclTag { .. } => None,

@@ -163,7 +163,7 @@ impl BtfExt {
             let position = reader.u32()?;
             let offset = reader.offset();
             for text in [file, line] {
-                if btf.strings().bytes_at(text).is_none() {
+                if !btf.strings().contains(text) {
                     let why = format!("string offset {:#x} is outside the strings", text.0);
                     return Err(Error::Ext { what: "line_info", offset, why });
                 }
@@ -174,7 +174,7 @@ impl BtfExt {
             let (insn_off, type_id, access) = (reader.u32()?, TypeId(reader.u32()?), StrOff(reader.u32()?));
             let kind = CoreReloKind::from_number(reader.u32()?);
             btf.ty(type_id)?;
-            if btf.strings().at(access).is_none() {
+            if !btf.strings().contains(access) {
                 let why = format!("access string offset {:#x} is outside the strings", access.0);
                 return Err(Error::Ext { what: "core_relo", offset: reader.offset(), why });
             }

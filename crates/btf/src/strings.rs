@@ -40,6 +40,19 @@ impl Strings {
         rest.get(..end)
     }
 
+    /// Whether a string starts at `off` or it lies inside one.
+    #[must_use]
+    pub fn contains(&self, off: StrOff) -> bool {
+        (off.0 as usize) < self.bytes.len()
+    }
+
+    /// As [`Strings::bytes_at`], without looking further than `max` bytes: what is longer comes back cut to `max`.
+    pub(crate) fn bytes_at_most(&self, off: StrOff, max: usize) -> Option<&[u8]> {
+        let rest = self.bytes.get(off.0 as usize..).filter(|rest| !rest.is_empty())?;
+        let rest = rest.get(..max).unwrap_or(rest);
+        Some(rest.iter().position(|&b| b == 0).and_then(|end| rest.get(..end)).unwrap_or(rest))
+    }
+
     /// The string at `off`; `None` outside the section or if it is not UTF-8.
     #[must_use]
     pub fn at(&self, off: StrOff) -> Option<&str> {

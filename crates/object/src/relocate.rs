@@ -164,7 +164,7 @@ fn add_local_calls(cx: &Context<'_>, function: &Function, refs: &mut Vec<Referen
     let mut slot = 0;
     while let Some(insn) = function.insns.get(slot) {
         let wide = insn.is_ld_imm64();
-        let takes = (insn.code == CALL && insn.src != 0) || (wide && insn.src != 0);
+        let takes = (insn.code == CALL || wide) && insn.src != 0;
         if takes && refs.binary_search_by_key(&slot, |r| r.slot).is_err() {
             let distance = i64::from(insn.imm).saturating_add(1).saturating_mul(8);
             let here = function.offset.saturating_add((slot as u64).saturating_mul(8));

@@ -20,6 +20,7 @@ use crate::error::TextError;
 use crate::owners::{self, Image, Owner};
 use crate::poke::{self, Entry, PokeLock, PokeReport};
 use crate::{refs, trap};
+pub(crate) use memory::code_file;
 use memory::{DualMap, Sparse};
 pub(crate) use ranges::GRANULE;
 use ranges::Ranges;
@@ -244,7 +245,9 @@ impl ArenaInner {
     fn uninstall(&self, image: *mut Image, offset: usize, len: usize) {
         let mut held = poke::lock();
         let start = self.map.exec() + offset as u64;
-        held.forget(start, start + len as u64);
+        // SAFETY: made by `Box::into_raw` at installation, and freed below.
+        let id = unsafe { &*image }.id;
+        held.forget(id, &(start..start + len as u64));
         for granule in (offset..offset + len).step_by(GRANULE) {
             self.granule(granule).store(std::ptr::null_mut(), Ordering::SeqCst);
         }
@@ -339,6 +342,10 @@ impl InstalledCode {
             // SAFETY: a byte of the image, which this handle keeps; a poke may write it meanwhile, hence volatile.
             .map(|at| unsafe { alias.wrapping_add(at).read_volatile() })
             .collect()
+    }
+
+    pub(crate) fn arena_inner(&self) -> &Arc<ArenaInner> {
+        &self.inner.arena
     }
 
     /// The arena that the image is in.

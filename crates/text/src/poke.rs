@@ -16,6 +16,7 @@ use skep_sync::barrier;
 use crate::arch::{CodeAddr, SiteBytes, x64};
 use crate::error::TextError;
 use crate::inject::{self, Mutant, Point};
+use crate::key::Registry;
 use crate::owners::SiteRecord;
 use crate::refs::{self, Refs};
 use crate::trap::{self, Batch, CANARY, Lookup};
@@ -49,13 +50,15 @@ pub(crate) struct Poke {
     lookup: Vec<Lookup>,
     /// Sites whose trap byte stayed, because a barrier failed.
     stuck: Vec<Entry>,
+    registry: Registry,
 }
 
 // SAFETY: the pointers of an entry are used only while the lock is held, and those of `stuck` are removed when their
 // image goes.
 unsafe impl Send for Poke {}
 
-static POKE: Mutex<Poke> = Mutex::new(Poke { queue: Vec::new(), lookup: Vec::new(), stuck: Vec::new() });
+static POKE: Mutex<Poke> =
+    Mutex::new(Poke { queue: Vec::new(), lookup: Vec::new(), stuck: Vec::new(), registry: Registry::new() });
 
 /// Proof that no other poke is running, and that no site goes away.
 pub(crate) struct PokeLock(MutexGuard<'static, Poke>);
@@ -148,9 +151,23 @@ impl PokeLock {
         self.0.queue.push(entry);
     }
 
-    /// Whether a trap byte stayed at a site of these addresses, and forgets those that did: their image goes away.
-    pub(crate) fn forget(&mut self, start: u64, end: u64) {
-        self.0.stuck.retain(|entry| !(start..end).contains(&entry.at.0));
+    /// Forgets the sites of an image that goes away, which lies at these addresses.
+    pub(crate) fn forget(&mut self, image: u64, addresses: &std::ops::Range<u64>) {
+        self.0.stuck.retain(|entry| !addresses.contains(&entry.at.0));
+        self.0.registry.detach(image);
+    }
+
+    /// Takes everything out of the queue.
+    pub(crate) fn clear(&mut self) {
+        self.0.queue.clear();
+    }
+
+    pub(crate) fn registry(&mut self) -> &mut Registry {
+        &mut self.0.registry
+    }
+
+    pub(crate) fn registry_ref(&self) -> &Registry {
+        &self.0.registry
     }
 
     /// Changes all sites in the queue, and empties it.
@@ -289,6 +306,12 @@ impl Poke {
 }
 
 impl Entry {
+    /// Whether the site has this form already, and not by a trap byte that stayed.
+    pub(crate) fn is_in_place(&self) -> bool {
+        // SAFETY: the record lives as long as the lock is held, which whoever made this entry has.
+        unsafe { &*self.record }.current.load(Ordering::Relaxed) == self.new.to_word()
+    }
+
     fn bytes(&self) -> Result<[u8; x64::SITE_LEN], TextError> {
         x64::encode(self.at, self.new).ok_or(TextError::Internal("a form in a batch cannot be encoded"))
     }

@@ -6,7 +6,9 @@
 //! Kernel counterpart: kernel/bpf/syscall.c, net/bpf/test_run.c, 6.18.
 
 mod btf;
+mod caps;
 mod map;
+mod memory;
 mod prog;
 mod sys;
 
@@ -14,7 +16,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use btf::{BtfFd, BtfLoad, btf_load};
+pub use caps::without_perfmon;
 pub use map::{Batch, Map, MapCreate, MapInfo};
+pub use memory::{KernelMemory, symbols};
 pub use prog::{LoadFailure, Loaded, Prog, ProgInfo, ProgLoad, TestRun, TestRunResult};
 
 use skep_abi::{ProgType, RawInsn};
