@@ -2,4 +2,5 @@
 
 pub mod kernel;
 pub mod kernel_object;
+pub mod mutate;
 pub mod probe;

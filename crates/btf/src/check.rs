@@ -134,7 +134,7 @@ impl<'a> Checker<'a> {
     fn check_type_name(&self, id: TypeId, ty: &Type, name: &[u8]) -> Result<()> {
         let (required, identifier) = match ty.kind() {
             Kind::Ptr | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::Array | Kind::FuncProto => {
-                if name.is_empty() {
+                if name.is_empty() && (ty.name.0 == 0 || self.rules == Rules::Object) {
                     return Ok(());
                 }
                 return Err(self.bad(id, "invalid name: this kind has none"));
@@ -144,24 +144,28 @@ impl<'a> Checker<'a> {
             Kind::DeclTag | Kind::TypeTag => (true, false),
             Kind::Int | Kind::Float | Kind::Void => (false, false),
             Kind::DataSec => {
-                let printable = name.iter().all(|b| matches!(b, 0x20..=0x7e));
-                return if name.is_empty() || !printable { Err(self.bad(id, "invalid section name")) } else { Ok(()) };
+                // What the kernel's isprint() takes.
+                let printable = name.iter().all(|b| matches!(b, 0x20..=0x7e | 0xa0..));
+                if name.is_empty() || !printable {
+                    return Err(self.bad(id, "invalid section name"));
+                }
+                return self.check_name(id, ty.name, name, false);
             }
         };
         if required && name.is_empty() {
             return Err(self.bad(id, "invalid name: it has none"));
         }
-        self.check_name(id, name, identifier)
+        self.check_name(id, ty.name, name, identifier)
     }
 
-    fn check_name(&self, id: TypeId, name: &[u8], identifier: bool) -> Result<()> {
+    fn check_name(&self, id: TypeId, off: StrOff, name: &[u8], identifier: bool) -> Result<()> {
         if name.len() >= MAX_ANY_NAME {
             return Err(self.bad(id, format!("name is longer than {MAX_ANY_NAME} bytes")));
         }
         if std::str::from_utf8(name).is_err() {
             return Err(self.bad(id, format!("name '{}' is not UTF-8", escaped(name))));
         }
-        if identifier && !name.is_empty() && self.rules == Rules::Kernel && !is_kernel_identifier(name) {
+        if identifier && off.0 != 0 && self.rules == Rules::Kernel && !is_kernel_identifier(name) {
             return Err(self.bad(id, format!("invalid name '{}'", escaped(name))));
         }
         Ok(())
@@ -174,8 +178,7 @@ impl<'a> Checker<'a> {
         };
         match bytes {
             [] if required => Err(self.bad(id, format!("{what} {at} has no name"))),
-            [] => Ok(()),
-            _ => self.check_name(id, bytes, true),
+            _ => self.check_name(id, name, bytes, true),
         }
     }
 
@@ -347,7 +350,7 @@ impl<'a> Checker<'a> {
             | TypeData::Restrict(to)
             | TypeData::TypeTag { ty: to, .. } => {
                 let kind = self.kind(*to);
-                if is_declaration(kind) || (kind == Kind::Func && ty.kind() != Kind::Ptr) {
+                if is_declaration(kind) || kind == Kind::Func {
                     return Err(self.bad(id, format!("invalid type_id {to}, a {kind}")));
                 }
                 Ok(())
@@ -418,32 +421,31 @@ impl<'a> Checker<'a> {
             return Err(format!("invalid type {}", member.ty));
         }
         let is_bitfield = member.bitfield_size != 0;
+        let start = u64::from(member.bit_offset);
         let (start, bits) = match &ty.data {
-            TypeData::Int(int) if is_bitfield || !composite.kind_flag => {
-                if composite.kind_flag && !int.is_regular() {
-                    return Err("invalid member base type".into());
-                }
-                let bits = if is_bitfield { member.bitfield_size } else { int.bits };
-                if u64::from(bits) > u64::from(size).saturating_mul(8) {
-                    return Err(format!("bitfield of {bits} bits in a type of {size} bytes"));
-                }
-                (u64::from(member.bit_offset).saturating_add(u64::from(int.offset)), u64::from(bits))
+            TypeData::Int(int) if !composite.kind_flag => {
+                (start.saturating_add(u64::from(int.offset)), u64::from(int.bits))
             }
             TypeData::Int(int) if !int.is_regular() => return Err("invalid member base type".into()),
+            TypeData::Int(int) if is_bitfield && member.bitfield_size > int.bits => {
+                return Err(format!("bitfield of {} bits in a type of {}", member.bitfield_size, int.bits));
+            }
+            TypeData::Int(_) if is_bitfield => (start, u64::from(member.bitfield_size)),
+            TypeData::Int(int) if member.bit_offset % 8 == 0 => (start, u64::from(int.bits)),
             TypeData::Enum(_) | TypeData::Enum64(_) if is_bitfield => {
-                if u64::from(member.bitfield_size) > u64::from(size).saturating_mul(8) {
+                // The kernel's limit, whatever the size of the enumeration.
+                if member.bitfield_size > 32 {
                     return Err(format!("invalid bitfield_size {}", member.bitfield_size));
                 }
-                (u64::from(member.bit_offset), u64::from(member.bitfield_size))
+                (start, u64::from(member.bitfield_size))
             }
             _ if is_bitfield => return Err(format!("a {} cannot be a bit-field", ty.kind())),
-            _ => {
-                if !member.bit_offset.is_multiple_of(8) {
-                    return Err("is not byte aligned".into());
-                }
-                (u64::from(member.bit_offset), u64::from(size).saturating_mul(8))
-            }
+            _ if member.bit_offset % 8 != 0 => return Err("is not byte aligned".into()),
+            _ => (start, u64::from(size).saturating_mul(8)),
         };
+        if start % 8 + bits > 128 && matches!(ty.data, TypeData::Int(_)) {
+            return Err(format!("nr_copy_bits {} exceeds 128", start % 8 + bits));
+        }
         if start.saturating_add(bits).div_ceil(8) > u64::from(composite.size) {
             return Err(format!(
                 "ends at bit {}, outside the struct of {} bytes",

@@ -224,10 +224,10 @@ impl Int {
         self.encoding & Self::BOOL != 0
     }
 
-    /// Whether its value fills its storage, and the storage is 1, 2, 4, 8 or 16 bytes.
+    /// Whether its value starts its storage and has 8, 16, 32, 64 or 128 bits.
     #[must_use]
     pub fn is_regular(self) -> bool {
-        self.offset == 0 && matches!(self.size, 1 | 2 | 4 | 8 | 16) && u32::from(self.bits) == self.size * 8
+        self.offset == 0 && matches!(self.bits, 8 | 16 | 32 | 64 | 128)
     }
 }
 

@@ -18,6 +18,8 @@ use crate::error::{Error, Result, escaped};
 pub(crate) const KCONFIG: &str = ".kconfig";
 /// Name of the section of kernel symbols.
 pub(crate) const KSYMS: &str = ".ksyms";
+/// The most bytes of configuration values: they are allocated without standing in the file.
+const MAX_KCONFIG: u64 = 1 << 20;
 /// The largest data section.
 pub(crate) const MAX_DATA: u64 = 1 << 30;
 
@@ -46,7 +48,10 @@ fn complete(btf: Btf, elf: &Elf<'_>, functions: &Functions) -> Result<Btf> {
         let name = btf.name(id);
         let (size, places) = match (name, sections.get(name)) {
             (KCONFIG, _) => layout_kconfig(&btf, id)?,
-            (_, Some(&size)) => (check_size(name, size)?, place_variables(&btf, id, size, &globals)?),
+            (_, Some(&size)) => {
+                let said = check_said_size(&btf, id, check_size(name, size)?)?;
+                (said, place_variables(&btf, id, size, &globals)?)
+            }
             // `.ksyms` has no bytes; a section that was stripped away has none either.
             (_, None) => continue,
         };
@@ -76,6 +81,18 @@ fn check_size(name: &str, size: u64) -> Result<u32> {
             let why = format!("{size} bytes of data, the limit is {MAX_DATA}");
             Err(Error::Section { section: escaped(name), offset: 0, why })
         }
+    }
+}
+
+/// The size that BTF says, or the section's where it says none.
+fn check_said_size(btf: &Btf, id: TypeId, size: u32) -> Result<u32> {
+    match btf.get(id).map(|ty| &ty.data) {
+        Some(TypeData::DataSec(sec)) if sec.size > size => {
+            let why = format!("BTF says {} bytes, the section has {size}", sec.size);
+            Err(Error::Section { section: escaped(btf.name(id)), offset: 0, why })
+        }
+        Some(TypeData::DataSec(sec)) if sec.size != 0 => Ok(sec.size),
+        _ => Ok(size),
     }
 }
 
@@ -136,9 +153,9 @@ fn layout_kconfig(btf: &Btf, id: TypeId) -> Result<(u32, Vec<(u32, u32)>)> {
     let mut end = 0u32;
     for &(std::cmp::Reverse(align), std::cmp::Reverse(size), _, at) in &vars {
         let start = end.checked_next_multiple_of(align);
-        let next = start.and_then(|start| start.checked_add(size)).filter(|&end| u64::from(end) <= MAX_DATA);
+        let next = start.and_then(|start| start.checked_add(size)).filter(|&end| u64::from(end) <= MAX_KCONFIG);
         let (Some(start), Some(next), Some(place)) = (start, next, places.get_mut(at)) else {
-            return Err(Error::TooLarge { what: "bytes of configuration", have: u64::from(end), max: MAX_DATA });
+            return Err(Error::TooLarge { what: "bytes of configuration", have: u64::from(size), max: MAX_KCONFIG });
         };
         *place = (start, size);
         end = next;
@@ -150,9 +167,7 @@ fn set_section(builder: &mut Builder, id: TypeId, new_size: u32, places: &[(u32,
     let Some(TypeData::DataSec(sec)) = builder.get_mut(id).map(|ty| &mut ty.data) else {
         return Err(Error::Internal("a data section is none"));
     };
-    if sec.size == 0 {
-        sec.size = new_size;
-    }
+    sec.size = new_size;
     for (var, &(offset, size)) in sec.vars.iter_mut().zip(places) {
         (var.offset, var.size) = (offset, size);
     }

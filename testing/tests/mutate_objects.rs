@@ -1,0 +1,109 @@
+//! Damaged objects and types: nothing panics, nothing takes long, and what is accepted can be used.
+//! `SKEP_MUTATIONS=N` runs N copies of each instead of what fits a second.
+
+use std::time::{Duration, Instant};
+
+use skep_btf::{Btf, BtfExt, Rules, dump};
+use skep_testing::mutate::{Rng, committed_objects, mutate};
+
+/// Copies of each input, or how many the environment says.
+fn rounds(default: u64) -> u64 {
+    std::env::var("SKEP_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// The bytes of a section, found by its name: the objects here are good.
+fn section(object: &[u8], name: &str) -> Option<Vec<u8>> {
+    use object::{Object as _, ObjectSection as _};
+    let file = object::File::parse(object).ok()?;
+    Some(file.section_by_name(name)?.data().ok()?.to_vec())
+}
+
+#[test]
+fn damaged_objects_are_refused_or_right() {
+    let objects = committed_objects();
+    assert!(objects.len() > 10);
+    let (mut accepted, mut refused, mut slowest) = (0u32, 0u32, Duration::ZERO);
+    for (index, (name, bytes)) in objects.iter().enumerate() {
+        let mut rng = Rng::new(index as u64 + 1);
+        for _ in 0..rounds(4000) {
+            let other = &objects[rng.below(objects.len())].1;
+            let damaged = mutate(&mut rng, bytes, other);
+            let start = Instant::now();
+            match skep_object::parse(&damaged, name) {
+                Ok(spec) => {
+                    accepted += 1;
+                    let maps: usize = spec.maps.iter().map(|m| m.image.len()).sum();
+                    assert!(maps <= 2 * damaged.len() + (1 << 20), "{name}: {maps} bytes of images");
+                    for insn in spec.programs.iter().flat_map(|p| &p.insns).filter(|i| i.code == 0x18) {
+                        let map = usize::try_from(insn.imm).unwrap_or(usize::MAX);
+                        assert!(!matches!(insn.src, 1 | 2) || map < spec.maps.len(), "{name}: map {map}");
+                    }
+                }
+                Err(error) => {
+                    refused += 1;
+                    let text = error.to_string();
+                    assert!(!text.contains("internal error"), "{name}: {text}");
+                    assert!(text.bytes().all(|b| b >= 0x20), "{name}: {text:?}");
+                }
+            }
+            slowest = slowest.max(start.elapsed());
+        }
+    }
+    assert!(
+        accepted > 100 && refused > 100,
+        "{accepted} accepted, {refused} refused: the damage is too small or too large"
+    );
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+}
+
+#[test]
+fn damaged_types_are_refused_or_right() {
+    let (mut accepted, mut refused) = (0u32, 0u32);
+    let inputs: Vec<_> = committed_objects()
+        .into_iter()
+        .filter_map(|(name, bytes)| Some((name, section(&bytes, ".BTF")?, section(&bytes, ".BTF.ext")?)))
+        .collect();
+    assert!(inputs.len() > 10);
+    for (index, (name, btf_bytes, ext_bytes)) in inputs.iter().enumerate() {
+        let mut rng = Rng::new(index as u64 + 1000);
+        let good = Btf::parse(btf_bytes).expect("a committed object's types");
+        for round in 0..rounds(1500) {
+            let other = rng.below(inputs.len());
+            let damaged = mutate(&mut rng, btf_bytes, &inputs[other].1);
+            for rules in [Rules::Object, Rules::Kernel] {
+                match Btf::parse_with(&damaged, rules) {
+                    Ok(btf) => {
+                        accepted += 1;
+                        use_types(name, &btf, &damaged);
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        assert!(!error.to_string().contains("internal error"), "{name}: {error}");
+                    }
+                }
+            }
+            if round % 4 == 0 {
+                let ext = mutate(&mut rng, ext_bytes, btf_bytes);
+                if let Err(error) = BtfExt::parse(&ext, &good) {
+                    assert!(!error.to_string().contains("internal error"), "{name}: {error}");
+                }
+            }
+        }
+    }
+    assert!(accepted > 100 && refused > 100, "{accepted} accepted, {refused} refused");
+}
+
+/// Asks every question and writes every form.
+fn use_types(name: &str, btf: &Btf, bytes: &[u8]) {
+    assert_eq!(btf.to_bytes().as_deref(), Ok(bytes), "{name}");
+    for (id, _) in btf.types() {
+        let size = btf.size_of(id).is_ok();
+        assert_eq!(size, btf.align_of(id).is_ok(), "{name} {id}");
+        let _ = (btf.find_member(id, "x"), btf.func_proto(id), btf.pointee(id), btf.element_of(id));
+        assert!(btf.name(id).is_empty() || btf.find_all(btf.name(id)).any(|found| found == id));
+    }
+    assert_eq!(dump::raw_dump(btf).lines().filter(|l| l.starts_with('[')).count(), btf.len() - 1);
+    if let Err(error) = dump::c_dump(btf) {
+        assert!(!error.to_string().contains("internal error"), "{name}: {error}");
+    }
+}
