@@ -43,7 +43,7 @@ fn damaged_types_are_judged_alike() {
         return;
     }
     let inputs = inputs();
-    let rounds: u64 = std::env::var("SKEP_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    let rounds: u64 = std::env::var("SKEP_FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
     let (mut taken, mut refused) = (0u32, 0u32);
     let mut differences = Vec::new();
     for (index, (name, bytes)) in inputs.iter().enumerate() {

@@ -431,7 +431,7 @@ impl<'a> Checker<'a> {
                 return Err(format!("bitfield of {} bits in a type of {}", member.bitfield_size, int.bits));
             }
             TypeData::Int(_) if is_bitfield => (start, u64::from(member.bitfield_size)),
-            TypeData::Int(int) if member.bit_offset % 8 == 0 => (start, u64::from(int.bits)),
+            TypeData::Int(int) if member.bit_offset.is_multiple_of(8) => (start, u64::from(int.bits)),
             TypeData::Enum(_) | TypeData::Enum64(_) if is_bitfield => {
                 // The kernel's limit, whatever the size of the enumeration.
                 if member.bitfield_size > 32 {
@@ -440,7 +440,7 @@ impl<'a> Checker<'a> {
                 (start, u64::from(member.bitfield_size))
             }
             _ if is_bitfield => return Err(format!("a {} cannot be a bit-field", ty.kind())),
-            _ if member.bit_offset % 8 != 0 => return Err("is not byte aligned".into()),
+            _ if !member.bit_offset.is_multiple_of(8) => return Err("is not byte aligned".into()),
             _ => (start, u64::from(size).saturating_mul(8)),
         };
         if start % 8 + bits > 128 && matches!(ty.data, TypeData::Int(_)) {

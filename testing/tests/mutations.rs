@@ -1,14 +1,35 @@
 //! Damaged objects and types: nothing panics, nothing takes long, and what is accepted can be used.
-//! `SKEP_MUTATIONS=N` runs N copies of each instead of what fits a second.
+//! `cargo xtask fuzz` sets SKEP_FUZZ_SECONDS and SKEP_FUZZ_SEED to run longer, and elsewhere, than the default second.
 
 use std::time::{Duration, Instant};
 
 use skep_btf::{Btf, BtfExt, Rules, dump};
 use skep_testing::mutate::{Rng, committed_objects, mutate};
 
-/// Copies of each input, or how many the environment says.
-fn rounds(default: u64) -> u64 {
-    std::env::var("SKEP_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+/// How long to go on and where to start.
+struct Plan {
+    seed: u64,
+    rounds: u64,
+    deadline: Option<Instant>,
+}
+
+impl Plan {
+    /// A fixed number of rounds, so that a failure comes back; or the seconds that the environment says.
+    fn new(rounds: u64) -> Self {
+        let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+        let deadline = number("SKEP_FUZZ_SECONDS").and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
+        Self { seed: number("SKEP_FUZZ_SEED").unwrap_or(0), rounds, deadline }
+    }
+
+    /// One generator for each round; a round damages every input once.
+    fn rounds(&self) -> impl Iterator<Item = Rng> {
+        let seed = self.seed.wrapping_mul(1 << 32);
+        let is_over = |round: u64| match self.deadline {
+            Some(deadline) => Instant::now() >= deadline,
+            None => round >= self.rounds,
+        };
+        (0u64..).take_while(move |&round| !is_over(round)).map(move |round| Rng::new(seed.wrapping_add(round)))
+    }
 }
 
 /// The bytes of a section, found by its name: the objects here are good.
@@ -23,9 +44,8 @@ fn damaged_objects_are_refused_or_right() {
     let objects = committed_objects();
     assert!(objects.len() > 10);
     let (mut accepted, mut refused, mut slowest) = (0u32, 0u32, Duration::ZERO);
-    for (index, (name, bytes)) in objects.iter().enumerate() {
-        let mut rng = Rng::new(index as u64 + 1);
-        for _ in 0..rounds(4000) {
+    for mut rng in Plan::new(1500).rounds() {
+        for (name, bytes) in &objects {
             let other = &objects[rng.below(objects.len())].1;
             let damaged = mutate(&mut rng, bytes, other);
             let start = Instant::now();
@@ -64,10 +84,8 @@ fn damaged_types_are_refused_or_right() {
         .filter_map(|(name, bytes)| Some((name, section(&bytes, ".BTF")?, section(&bytes, ".BTF.ext")?)))
         .collect();
     assert!(inputs.len() > 10);
-    for (index, (name, btf_bytes, ext_bytes)) in inputs.iter().enumerate() {
-        let mut rng = Rng::new(index as u64 + 1000);
-        let good = Btf::parse(btf_bytes).expect("a committed object's types");
-        for round in 0..rounds(1500) {
+    for mut rng in Plan::new(600).rounds() {
+        for (name, btf_bytes, ext_bytes) in &inputs {
             let other = rng.below(inputs.len());
             let damaged = mutate(&mut rng, btf_bytes, &inputs[other].1);
             for rules in [Rules::Object, Rules::Kernel] {
@@ -82,7 +100,8 @@ fn damaged_types_are_refused_or_right() {
                     }
                 }
             }
-            if round % 4 == 0 {
+            if rng.below(4) == 0 {
+                let good = Btf::parse(btf_bytes).expect("a committed object's types");
                 let ext = mutate(&mut rng, ext_bytes, btf_bytes);
                 if let Err(error) = BtfExt::parse(&ext, &good) {
                     assert!(!error.to_string().contains("internal error"), "{name}: {error}");
@@ -90,7 +109,8 @@ fn damaged_types_are_refused_or_right() {
             }
         }
     }
-    assert!(accepted > 100 && refused > 100, "{accepted} accepted, {refused} refused");
+    println!("types: {accepted} accepted, {refused} refused");
+    assert!(accepted > 100 && refused > 100, "the damage is too small or too large");
 }
 
 /// Asks every question and writes every form.
