@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asm;
+pub mod ctx;
 mod decode;
 pub mod disasm;
 mod encode;
