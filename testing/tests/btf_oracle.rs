@@ -37,6 +37,15 @@ fn is_stricter(error: &Error) -> bool {
         || matches!(error, Error::Loop { .. })
 }
 
+/// What the kernel overlooks in rare shapes; that they are rare is asserted, as it is all that tells them from mistakes.
+fn is_overlooked(error: &Error) -> bool {
+    let text = error.to_string();
+    // A typedef of an array that a pointer led to first has size 0 in the kernel.
+    text.contains("outside the struct")
+        // The end of a variable is computed in 32 bits and wraps.
+        || text.contains("DATASEC") && text.contains(": offset ")
+}
+
 #[test]
 fn damaged_types_are_judged_alike() {
     if !kernel::require("damaged types") {
@@ -44,7 +53,7 @@ fn damaged_types_are_judged_alike() {
     }
     let inputs = inputs();
     let rounds: u64 = std::env::var("SKEP_FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
-    let (mut taken, mut refused) = (0u32, 0u32);
+    let (mut taken, mut refused, mut overlooked) = (0u32, 0u32, 0u32);
     let mut differences = Vec::new();
     for (index, (name, bytes)) in inputs.iter().enumerate() {
         let mut rng = Rng::new(index as u64 + 77);
@@ -57,6 +66,7 @@ fn damaged_types_are_judged_alike() {
                 (Ok(_), Ok(_)) => taken += 1,
                 (Err(_), Err(_)) => refused += 1,
                 (Err(error), Ok(_)) if is_stricter(error) => refused += 1,
+                (Err(error), Ok(_)) if is_overlooked(error) => overlooked += 1,
                 (Err(error), Ok(_)) => differences.push(format!("{name}: kernel takes, we say: {error}")),
                 (Ok(_), Err(failure)) => {
                     let log = failure.log.lines().last().unwrap_or_default();
@@ -66,6 +76,7 @@ fn damaged_types_are_judged_alike() {
         }
     }
     assert!(taken > 20 && refused > 100, "{taken} taken, {refused} refused");
+    assert!(overlooked <= refused / 1000, "{overlooked} of {refused}");
     differences.sort();
     differences.dedup();
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));

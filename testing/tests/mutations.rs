@@ -44,7 +44,7 @@ fn damaged_objects_are_refused_or_right() {
     let objects = committed_objects();
     assert!(objects.len() > 10);
     let (mut accepted, mut refused, mut slowest) = (0u32, 0u32, Duration::ZERO);
-    for mut rng in Plan::new(1500).rounds() {
+    for mut rng in Plan::new(3000).rounds() {
         for (name, bytes) in &objects {
             let other = &objects[rng.below(objects.len())].1;
             let damaged = mutate(&mut rng, bytes, other);
@@ -69,10 +69,8 @@ fn damaged_objects_are_refused_or_right() {
             slowest = slowest.max(start.elapsed());
         }
     }
-    assert!(
-        accepted > 100 && refused > 100,
-        "{accepted} accepted, {refused} refused: the damage is too small or too large"
-    );
+    println!("objects: {accepted} accepted, {refused} refused, {slowest:?} at most");
+    assert!(accepted > 100 && refused > 100, "the damage is too small or too large");
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
 }
 
@@ -84,7 +82,7 @@ fn damaged_types_are_refused_or_right() {
         .filter_map(|(name, bytes)| Some((name, section(&bytes, ".BTF")?, section(&bytes, ".BTF.ext")?)))
         .collect();
     assert!(inputs.len() > 10);
-    for mut rng in Plan::new(600).rounds() {
+    for mut rng in Plan::new(1500).rounds() {
         for (name, btf_bytes, ext_bytes) in &inputs {
             let other = rng.below(inputs.len());
             let damaged = mutate(&mut rng, btf_bytes, &inputs[other].1);
