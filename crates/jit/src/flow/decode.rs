@@ -3,10 +3,9 @@
 //! Owns the checks that later passes rely on: every jump of the result lands on an instruction of the same subprogram, every
 //! call on the start of a subprogram. Kernel counterpart: `check_subprogs`, kernel/bpf/verifier.c, 6.18.
 
-use skep_abi::{CallTarget, Imm64, Insn, Reg, decode_xlated};
+use skep_abi::{CallTarget, Imm64, Insn, decode_xlated};
 use skep_verifier::{InsnFacts, MapArg, Xlated};
 
-use super::effect::effect;
 use super::{Flow, Key, Op, SlotInfo, SubFlow};
 use crate::error::JitError;
 use crate::layout::{Layout, MapAccess};
@@ -29,6 +28,7 @@ pub(super) fn decode(xlated: &Xlated, layout: &Layout) -> Result<Flow, JitError>
         needs_cpu: false,
     };
     check_subprogs(&flow.subs, count)?;
+    let nothing = InsnFacts::default();
     let mut wide = vec![false; count];
     for sub in 0..flow.subs.len() {
         let Some(&SubFlow { start, end, .. }) = flow.subs.get(sub) else { continue };
@@ -36,11 +36,8 @@ pub(super) fn decode(xlated: &Xlated, layout: &Layout) -> Result<Flow, JitError>
         while at < end {
             let slot = slot_number(at);
             let insn = decode_xlated(&xlated.insns, at).map_err(|source| JitError::Decode { slot, source })?;
-            let facts = xlated.facts.get(at).copied().unwrap_or_default();
-            let op = lower(insn, &facts, layout);
-            if effect(&op).writes.has(Reg::R10) {
-                return Err(JitError::Unsupported { slot, what: "a write to the frame pointer" });
-            }
+            let facts = xlated.facts.get(at).unwrap_or(&nothing);
+            let op = lower(insn, facts, layout);
             if let Some(place) = flow.ops.get_mut(at) {
                 *place = op;
             }

@@ -54,42 +54,66 @@ impl Not for RegSet {
     }
 }
 
-/// Effects of one op.
+/// Effects of one op, packed into one word: these are made and read for every instruction.
 #[derive(Clone, Copy, Default, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent properties of an instruction")]
-pub(crate) struct Effect {
-    pub(crate) reads: RegSet,
-    pub(crate) writes: RegSet,
-    /// Read, written or otherwise tied to a host register.
-    pub(crate) mentions: RegSet,
-    /// Nothing but the written registers shows that it ran.
-    pub(crate) pure: bool,
-    /// Host calls happen.
-    pub(crate) calls: bool,
-    /// The vCPU's base is needed.
-    pub(crate) cpu: bool,
-    /// Host scratch registers are in demand.
-    pub(crate) division: bool,
-}
+pub(crate) struct Effect(u64);
+
+const PURE: u64 = 1 << 32;
+const CALLS: u64 = 1 << 33;
+const CPU: u64 = 1 << 34;
+const DIVISION: u64 = 1 << 35;
 
 impl Effect {
-    fn pure(reads: RegSet, writes: RegSet) -> Self {
-        Self { reads, writes, mentions: reads | writes, pure: true, ..Self::default() }
+    const fn pure(reads: RegSet, writes: RegSet) -> Self {
+        Self(Self::acting(reads, writes).0 | PURE)
     }
 
-    fn acting(reads: RegSet, writes: RegSet) -> Self {
-        Self { pure: false, ..Self::pure(reads, writes) }
+    const fn acting(reads: RegSet, writes: RegSet) -> Self {
+        Self(reads.0 as u64 | (writes.0 as u64) << 16)
     }
 
-    fn call(reads: RegSet) -> Self {
-        Self {
-            reads,
-            writes: RegSet::CALLER_SAVED,
-            mentions: reads | RegSet::of(Reg::R0),
-            calls: true,
-            cpu: true,
-            ..Self::default()
-        }
+    const fn call(reads: RegSet) -> Self {
+        Self(Self::acting(reads, RegSet::CALLER_SAVED).0 | CALLS | CPU)
+    }
+
+    const fn with(self, flag: u64) -> Self {
+        Self(self.0 | flag)
+    }
+
+    /// Registers whose value matters.
+    pub(crate) const fn reads(self) -> RegSet {
+        RegSet((self.0 & 0xffff) as u16)
+    }
+
+    /// Registers that have another value, or none, afterwards.
+    pub(crate) const fn writes(self) -> RegSet {
+        RegSet((self.0 >> 16 & 0xffff) as u16)
+    }
+
+    /// Registers that need a host register; what a call merely overwrites needs none.
+    pub(crate) fn mentions(self) -> RegSet {
+        let writes = self.writes();
+        self.reads() | if writes == RegSet::CALLER_SAVED { RegSet::of(Reg::R0) } else { writes }
+    }
+
+    /// Nothing but the written registers shows that it ran.
+    pub(crate) const fn is_pure(self) -> bool {
+        self.0 & PURE != 0
+    }
+
+    /// Host calls happen.
+    pub(crate) const fn calls(self) -> bool {
+        self.0 & CALLS != 0
+    }
+
+    /// The vCPU's base is needed.
+    pub(crate) const fn needs_cpu(self) -> bool {
+        self.0 & CPU != 0
+    }
+
+    /// Host scratch registers are in demand.
+    pub(crate) const fn is_division(self) -> bool {
+        self.0 & DIVISION != 0
     }
 }
 
@@ -110,18 +134,14 @@ pub(crate) fn effect(op: &Op) -> Effect {
                 Key::Stack(_) => of(Reg::R10),
                 Key::Pointer => of(Reg::R2),
             };
-            let effect = Effect::pure(reads, RegSet::CALLER_SAVED);
-            Effect { mentions: reads | of(Reg::R0), cpu: true, ..effect }
+            Effect::pure(reads, RegSet::CALLER_SAVED).with(CPU)
         }
-        Op::CpuId => {
-            let effect = Effect::pure(RegSet::EMPTY, RegSet::CALLER_SAVED);
-            Effect { mentions: of(Reg::R0), cpu: true, ..effect }
-        }
+        Op::CpuId => Effect::pure(RegSet::EMPTY, RegSet::CALLER_SAVED).with(CPU),
         Op::TailCall { map, poke } => {
             let map_reg = if map.is_none() { of(Reg::R2) } else { RegSet::EMPTY };
             let index = if poke.is_none() { of(Reg::R3) } else { RegSet::EMPTY };
             let reads = of(Reg::R1) | map_reg | index;
-            Effect { cpu: true, mentions: reads, ..Effect::acting(reads, RegSet::CALLER_SAVED) }
+            Effect::acting(reads, RegSet::CALLER_SAVED).with(CPU)
         }
     }
 }
@@ -139,12 +159,12 @@ fn insn_effect(insn: &Insn) -> Effect {
         Insn::Alu { op, dst, src, .. } => {
             let reads = if op == AluOp::Mov { operand(src) } else { operand(src) | of(dst) };
             let division = matches!(op, AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod);
-            Effect { division, ..Effect::pure(reads, of(dst)) }
+            Effect::pure(reads, of(dst)).with(if division { DIVISION } else { 0 })
         }
         Insn::MovSx { dst, src, .. } => Effect::pure(of(src), of(dst)),
         Insn::AddrSpaceCast { dst, src, .. } => Effect::acting(of(src), of(dst)),
         Insn::Neg { dst, .. } | Insn::End { dst, .. } => Effect::pure(of(dst), of(dst)),
-        Insn::MovPercpu { dst, src } => Effect { cpu: true, ..Effect::pure(of(src), of(dst)) },
+        Insn::MovPercpu { dst, src } => Effect::pure(of(src), of(dst)).with(CPU),
         Insn::LdImm64 { dst, .. } => Effect::pure(RegSet::EMPTY, of(dst)),
         Insn::Load { dst, base, .. } => Effect::pure(of(base), of(dst)),
         Insn::LoadAcquire { dst, base, .. } => Effect::acting(of(base), of(dst)),
@@ -163,12 +183,9 @@ fn insn_effect(insn: &Insn) -> Effect {
         Insn::LdInd { src, .. } => Effect::call(of(Reg::R6) | of(src)),
         Insn::Ja { .. } | Insn::MayGoto { .. } => Effect::acting(RegSet::EMPTY, RegSet::EMPTY),
         Insn::Jcond { dst, src, .. } => Effect::acting(of(dst) | operand(src), RegSet::EMPTY),
-        Insn::Call { target } => {
-            let effect = Effect::call(RegSet::ARGS);
-            // A subprogram that needs the vCPU's base says so itself.
-            Effect { cpu: !matches!(target, CallTarget::Subprog(_)), ..effect }
-        }
-        Insn::TailCall { .. } => Effect::call(RegSet::ARGS),
+        // A subprogram that needs the vCPU's base says so itself.
+        Insn::Call { target: CallTarget::Subprog(_) } => Effect::acting(RegSet::ARGS, RegSet::CALLER_SAVED).with(CALLS),
+        Insn::Call { .. } | Insn::TailCall { .. } => Effect::call(RegSet::ARGS),
         Insn::Exit => Effect::acting(of(Reg::R0), RegSet::EMPTY),
     }
 }

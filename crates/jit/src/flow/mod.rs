@@ -108,8 +108,7 @@ impl Flow {
         if optimize {
             simplify::simplify(&mut flow, xlated, layout);
         }
-        liveness::compute(&mut flow, optimize);
-        flow.summarize();
+        liveness::compute(&mut flow, optimize)?;
         Ok(flow)
     }
 
@@ -126,21 +125,6 @@ impl Flow {
     /// The subprogram that starts at `slot`.
     pub(crate) fn sub_at(&self, slot: usize) -> Option<usize> {
         self.subs.binary_search_by_key(&slot, |sub| sub.start).ok()
-    }
-
-    /// Fills in what subprograms use, after removal of the dead.
-    fn summarize(&mut self) {
-        for sub in &mut self.subs {
-            let ops = self.ops.get(sub.start..sub.end).unwrap_or(&[]);
-            for op in ops {
-                let effect = effect::effect(op);
-                sub.used = sub.used | effect.mentions;
-                sub.has_calls |= effect.calls;
-                sub.needs_cpu |= effect.cpu;
-                sub.has_division |= effect.division;
-            }
-        }
-        self.needs_cpu = self.subs.iter().any(|sub| sub.needs_cpu);
     }
 }
 

@@ -7,7 +7,7 @@
 use skep_abi::{AluOp, EndKind, Insn, Operand, Reg, Size, Width};
 use skep_verifier::{MemKind, Xlated};
 
-use super::effect::{RegSet, effect};
+use super::effect::effect;
 use super::value::{Bytes, Known, Value};
 use super::{Flow, Key, Op};
 use crate::layout::Layout;
@@ -20,127 +20,105 @@ pub(super) fn simplify(flow: &mut Flow, xlated: &Xlated, _layout: &Layout) {
         if slot.leader {
             known.reset();
         }
-        slot.zext = RegSet(known.zext_mask());
+        slot.zext = known.zext();
         let may_fault = xlated.facts.get(at).is_some_and(|facts| facts.mem == MemKind::Btf);
-        let op = substitute(flow.op(at), &known);
-        let op = rewrite(flow, at, op, &mut known, may_fault);
-        if let Some(place) = flow.ops.get_mut(at) {
+        let mut op = flow.op(at);
+        let changed = substitute(&mut op, &known);
+        let new = rewrite(flow, at, &op, &mut known, may_fault);
+        // Most ops stay as they are; writing them back would cost as much as all of the above.
+        if let Some(op) = new.or(changed.then_some(op))
+            && let Some(place) = flow.ops.get_mut(at)
+        {
             *place = op;
         }
     }
 }
 
-/// Replaces operands by older registers that hold the same.
-fn substitute(op: Op, known: &Known) -> Op {
-    let Op::Insn(insn) = op else { return op };
-    let insn = match insn {
-        Insn::Alu { width, op, dst, src: Operand::Reg(src) } => {
-            Insn::Alu { width, op, dst, src: Operand::Reg(copy_of(src, known)) }
-        }
-        Insn::Load { size, sign_extend, dst, base, off } => {
-            let (base, off) = address(base, off, known);
-            Insn::Load { size, sign_extend, dst, base, off }
-        }
-        Insn::Store { size, base, off, src } => {
-            let (base, off) = address(base, off, known);
-            let src = match src {
-                Operand::Reg(reg) => Operand::Reg(copy_of(reg, known)),
-                imm @ Operand::Imm(_) => imm,
-            };
-            Insn::Store { size, base, off, src }
-        }
-        Insn::Atomic { op, fetch, size, base, off, src } => {
-            let (base, off) = address(base, off, known);
-            Insn::Atomic { op, fetch, size, base, off, src }
-        }
-        Insn::Jcond { width, op, dst, src, off } => {
-            let src = match src {
-                Operand::Reg(reg) => Operand::Reg(copy_of(reg, known)),
-                imm @ Operand::Imm(_) => imm,
-            };
-            Insn::Jcond { width, op, dst: copy_of(dst, known), src, off }
-        }
-        other => other,
-    };
-    Op::Insn(insn)
+/// Replaces operands by older registers that hold the same; whether there were any.
+fn substitute(op: &mut Op, known: &Known) -> bool {
+    let Op::Insn(insn) = op else { return false };
+    match insn {
+        Insn::Alu { src: Operand::Reg(src), .. } => replace_copy(src, known),
+        Insn::Load { base, off, .. } | Insn::Atomic { base, off, .. } => replace_address(base, off, known),
+        Insn::Store { base, off, src, .. } => replace_address(base, off, known) | replace_operand(src, known),
+        Insn::Jcond { dst, src, .. } => replace_copy(dst, known) | replace_operand(src, known),
+        _ => false,
+    }
 }
 
 /// An older register with the same value; never the frame pointer, which no host register need hold.
-fn copy_of(reg: Reg, known: &Known) -> Reg {
-    match known.value(reg) {
-        Value::Sum { base, imm: 0 } if base.reg != Reg::R10 => base.reg,
-        _ => reg,
+fn replace_copy(reg: &mut Reg, known: &Known) -> bool {
+    match known.value(*reg) {
+        Value::Sum { base, imm: 0 } if base.reg != Reg::R10 => {
+            *reg = base.reg;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn replace_operand(src: &mut Operand, known: &Known) -> bool {
+    match src {
+        Operand::Reg(reg) => replace_copy(reg, known),
+        Operand::Imm(_) => false,
     }
 }
 
 /// The address with sums folded into the offset.
-fn address(base: Reg, off: i16, known: &Known) -> (Reg, i16) {
-    let (part, imm) = known.sum(base);
-    match i16::try_from(i32::from(off).saturating_add(imm)) {
-        Ok(off) => (part.reg, off),
-        Err(_) => (base, off),
-    }
+fn replace_address(base: &mut Reg, off: &mut i16, known: &Known) -> bool {
+    let Value::Sum { base: part, imm } = known.value(*base) else { return false };
+    let Ok(sum) = i16::try_from(i32::from(*off).saturating_add(imm)) else { return false };
+    *base = part.reg;
+    *off = sum;
+    true
 }
 
-/// Rewrites one op and records what it leaves in registers.
-fn rewrite(flow: &mut Flow, at: usize, op: Op, known: &mut Known, may_fault: bool) -> Op {
-    match op {
-        Op::Insn(Insn::Alu { width, op, dst, src }) => alu(flow, at, width, op, dst, src, known),
+/// Records what one op leaves in registers, and returns a better one if there is.
+fn rewrite(flow: &mut Flow, at: usize, op: &Op, known: &mut Known, may_fault: bool) -> Option<Op> {
+    match *op {
+        Op::Insn(Insn::Alu { width, op, dst, src }) => return alu(flow, at, width, op, dst, src, known),
         Op::Insn(Insn::Load { size, sign_extend, dst, base, off }) => {
-            load(size, sign_extend, dst, base, off, known, may_fault)
+            return load(size, sign_extend, dst, base, off, known, may_fault);
         }
-        Op::Insn(Insn::End { kind, bits, dst }) => end(kind, bits, dst, known),
+        Op::Insn(Insn::End { kind, bits, dst }) => return end(kind, bits, dst, known),
         Op::Insn(Insn::LdImm64 { dst, imm }) => {
             let bits = match imm {
                 skep_abi::Imm64::Const(value) => significant(value),
                 _ => 64,
             };
             known.write(dst, Value::Unknown, bits);
-            op
         }
-        Op::Insn(Insn::MovSx { width, dst, .. } | Insn::Neg { width, dst }) => {
+        Op::Insn(Insn::MovSx { width, dst, .. } | Insn::Neg { width, dst }) | Op::Rotate { width, dst, .. } => {
             known.write(dst, Value::Unknown, width_bits(width));
-            op
         }
-        Op::Insn(Insn::Store { .. }) => {
-            known.clobber_memory();
-            op
-        }
+        Op::Insn(Insn::Jcond { .. } | Insn::Ja { .. }) | Op::Nop => {}
+        Op::Insn(Insn::Store { .. }) => known.clobber_memory(),
         Op::Insn(Insn::Atomic { op: atomic, size, src, .. }) => {
             known.clobber_memory();
-            forget_written(&op, known);
+            forget_written(op, known);
             let result = if atomic == skep_abi::AtomicOp::Cmpxchg { Reg::R0 } else { src };
-            if size == Size::W && !(effect(&op).writes & RegSet::of(result)).is_empty() {
+            if size == Size::W && effect(op).writes().has(result) {
                 known.write(result, Value::Unknown, 32);
             }
-            op
         }
         Op::Lookup { map, key: Key::Pointer } => {
-            let key = match known.sum(Reg::R2) {
-                (part, imm) if part.reg == Reg::R10 => i16::try_from(imm).map_or(Key::Pointer, Key::Stack),
-                _ => Key::Pointer,
-            };
-            let op = Op::Lookup { map, key };
-            forget_written(&op, known);
-            op
+            let (base, imm) = known.sum(Reg::R2);
+            forget_written(op, known);
+            let off = i16::try_from(imm).ok().filter(|_| base.reg == Reg::R10)?;
+            return Some(Op::Lookup { map, key: Key::Stack(off) });
         }
-        Op::Rotate { width, dst, .. } => {
-            known.write(dst, Value::Unknown, width_bits(width));
-            op
-        }
-        Op::Nop => op,
         _ => {
-            if !effect(&op).pure {
+            if !effect(op).is_pure() {
                 known.clobber_memory();
             }
-            forget_written(&op, known);
-            op
+            forget_written(op, known);
         }
     }
+    None
 }
 
 fn forget_written(op: &Op, known: &mut Known) {
-    let writes = effect(op).writes;
+    let writes = effect(op).writes();
     for number in 0..=11 {
         if let Some(reg) = Reg::new(number)
             && writes.has(reg)
@@ -171,11 +149,19 @@ fn extended(imm: i32, width: Width) -> u64 {
 }
 
 /// Loads: remember the bytes, use two-register addresses.
-fn load(size: Size, sign_extend: bool, dst: Reg, base: Reg, off: i16, known: &mut Known, may_fault: bool) -> Op {
+fn load(
+    size: Size,
+    sign_extend: bool,
+    dst: Reg,
+    base: Reg,
+    off: i16,
+    known: &mut Known,
+    may_fault: bool,
+) -> Option<Op> {
     let bits = if sign_extend { 64 } else { 8 * size.bytes() };
     let op = match known.value(base) {
-        Value::Sum2 { a, b } => Op::LoadIndexed { size, sign_extend, dst, base: a.reg, index: b.reg, off },
-        _ => Op::Insn(Insn::Load { size, sign_extend, dst, base, off }),
+        Value::Sum2 { a, b } => Some(Op::LoadIndexed { size, sign_extend, dst, base: a.reg, index: b.reg, off }),
+        _ => None,
     };
     let plain = !sign_extend && dst != base && !may_fault;
     let value = if plain { known.bytes(base, i32::from(off), size.bytes(), false) } else { Value::Unknown };
@@ -184,8 +170,7 @@ fn load(size: Size, sign_extend: bool, dst: Reg, base: Reg, off: i16, known: &mu
 }
 
 /// Byte swaps: of memory bytes they are a big-endian load.
-fn end(kind: EndKind, bits: u8, dst: Reg, known: &mut Known) -> Op {
-    let op = Op::Insn(Insn::End { kind, bits, dst });
+fn end(kind: EndKind, bits: u8, dst: Reg, known: &mut Known) -> Option<Op> {
     if kind != EndKind::ToLe
         && let Value::Bytes(bytes) = known.value(dst)
         && bytes.shift == 0
@@ -193,11 +178,11 @@ fn end(kind: EndKind, bits: u8, dst: Reg, known: &mut Known) -> Op {
         && let Some(op) = byte_load(dst, Bytes { big: !bytes.big, ..bytes })
     {
         known.write(dst, known.bytes(bytes.base.reg, bytes.off, bytes.len, !bytes.big), bits);
-        return op;
+        return Some(op);
     }
     let left = if kind == EndKind::ToLe { known.bits(dst).min(bits) } else { bits };
     known.write(dst, Value::Unknown, left);
-    op
+    None
 }
 
 /// A load of joined bytes, if there is one of that length. The base must not be `dst`: it is still needed then.
@@ -217,92 +202,90 @@ fn byte_load(dst: Reg, bytes: Bytes) -> Option<Op> {
     }
 }
 
-fn alu(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, src: Operand, known: &mut Known) -> Op {
-    let unchanged = Op::Insn(Insn::Alu { width, op, dst, src });
+fn alu(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, src: Operand, known: &mut Known) -> Option<Op> {
     match (op, src) {
         (AluOp::Mov, Operand::Imm(imm)) => {
             known.write(dst, Value::Unknown, significant(extended(imm, width)));
-            unchanged
+            None
         }
         (AluOp::Mov, Operand::Reg(src)) => mov(width, dst, src, known),
         (AluOp::Add | AluOp::Sub, Operand::Imm(imm)) if width == Width::W64 => add_imm(op, dst, imm, known),
         (AluOp::Add, Operand::Reg(src)) if width == Width::W64 => {
             if let Some(joined) = join_bytes(width, dst, src, known) {
-                return joined.unwrap_or(unchanged);
+                return joined;
             }
             add_reg(dst, src, known)
         }
         (AluOp::Or | AluOp::Xor, Operand::Reg(src)) => {
             if let Some(rotate) = join_shifts(width, dst, src, known) {
-                return rotate;
+                return Some(rotate);
             }
             if let Some(joined) = join_bytes(width, dst, src, known) {
-                return joined.unwrap_or(unchanged);
+                return joined;
             }
             let bits = known.bits(dst).max(known.bits(src)).min(width_bits(width));
             known.write(dst, Value::Unknown, bits);
-            unchanged
+            None
         }
         (AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, Operand::Imm(by)) => shift(flow, at, width, op, dst, by, known),
         (AluOp::And, _) => and(width, dst, src, known),
         _ => {
             known.write(dst, Value::Unknown, width_bits(width));
-            unchanged
+            None
         }
     }
 }
 
-fn mov(width: Width, dst: Reg, src: Reg, known: &mut Known) -> Op {
+fn mov(width: Width, dst: Reg, src: Reg, known: &mut Known) -> Option<Op> {
     let bits = known.bits(src);
     if width == Width::W32 && bits > 32 {
         known.write(dst, if dst == src { Value::Unknown } else { Value::Low32 { src: known.part(src) } }, 32);
-        return Op::Insn(Insn::Alu { width, op: AluOp::Mov, dst, src: Operand::Reg(src) });
+        return None;
     }
     if dst == src {
-        return Op::Nop;
+        return Some(Op::Nop);
     }
     let (base, imm) = match known.sum(src) {
         (base, _) if base.reg == dst => (known.part(src), 0),
         sum => sum,
     };
     let op = if base.reg == Reg::R10 {
-        Op::AddImm { dst, base: Reg::R10, imm }
-    } else {
+        Some(Op::AddImm { dst, base: Reg::R10, imm })
+    } else if bits <= 32 && width == Width::W64 {
         // The upper half of a short value is zero already; the 32-bit form is shorter.
-        let width = if bits <= 32 { Width::W32 } else { Width::W64 };
-        Op::Insn(Insn::Alu { width, op: AluOp::Mov, dst, src: Operand::Reg(src) })
+        Some(Op::Insn(Insn::Alu { width: Width::W32, op: AluOp::Mov, dst, src: Operand::Reg(src) }))
+    } else {
+        None
     };
     known.write(dst, Value::Sum { base, imm }, bits);
     op
 }
 
-fn add_imm(op: AluOp, dst: Reg, imm: i32, known: &mut Known) -> Op {
-    let unchanged = Op::Insn(Insn::Alu { width: Width::W64, op, dst, src: Operand::Imm(imm) });
+fn add_imm(op: AluOp, dst: Reg, imm: i32, known: &mut Known) -> Option<Op> {
     let delta = if op == AluOp::Add { Some(imm) } else { imm.checked_neg() };
     let (base, before) = known.sum(dst);
     match delta.and_then(|delta| before.checked_add(delta)) {
         Some(sum) if base.reg != dst => {
             known.write(dst, Value::Sum { base, imm: sum }, 64);
-            Op::AddImm { dst, base: base.reg, imm: sum }
+            Some(Op::AddImm { dst, base: base.reg, imm: sum })
         }
         _ => {
             known.write(dst, Value::Unknown, 64);
-            unchanged
+            None
         }
     }
 }
 
-fn add_reg(dst: Reg, src: Reg, known: &mut Known) -> Op {
-    let unchanged = Op::Insn(Insn::Alu { width: Width::W64, op: AluOp::Add, dst, src: Operand::Reg(src) });
+fn add_reg(dst: Reg, src: Reg, known: &mut Known) -> Option<Op> {
     match known.sum(dst) {
         (base, 0) if base.reg != dst && base.reg != Reg::R10 && src != Reg::R10 && src != dst => {
             let value = Value::Sum2 { a: base, b: known.part(src) };
             known.write(dst, value, 64);
-            Op::AddReg { dst, a: base.reg, b: src }
+            Some(Op::AddReg { dst, a: base.reg, b: src })
         }
         _ => {
             known.write(dst, Value::Unknown, 64);
-            unchanged
+            None
         }
     }
 }
@@ -334,8 +317,7 @@ fn join_shifts(join_width: Width, dst: Reg, src: Reg, known: &mut Known) -> Opti
     Some(Op::Rotate { width, dst, src: x.reg, left })
 }
 
-fn and(width: Width, dst: Reg, src: Operand, known: &mut Known) -> Op {
-    let unchanged = Op::Insn(Insn::Alu { width, op: AluOp::And, dst, src });
+fn and(width: Width, dst: Reg, src: Operand, known: &mut Known) -> Option<Op> {
     let bits = known.bits(dst);
     let mask_bits = match src {
         Operand::Imm(imm) => {
@@ -343,32 +325,31 @@ fn and(width: Width, dst: Reg, src: Operand, known: &mut Known) -> Op {
             // A mask of ones that covers all significant bits does nothing.
             let ones = if mask.wrapping_add(1).is_power_of_two() || mask == u64::MAX { significant(mask) } else { 0 };
             if ones >= bits {
-                return Op::Nop;
+                return Some(Op::Nop);
             }
             significant(mask)
         }
         Operand::Reg(src) => known.bits(src),
     };
     known.write(dst, Value::Unknown, bits.min(mask_bits).min(width_bits(width)));
-    unchanged
+    None
 }
 
-fn shift(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: i32, known: &mut Known) -> Op {
-    let unchanged = Op::Insn(Insn::Alu { width, op, dst, src: Operand::Imm(by) });
+fn shift(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: i32, known: &mut Known) -> Option<Op> {
     let limit = width_bits(width);
     let Ok(by) = u8::try_from(by) else {
         known.write(dst, Value::Unknown, limit);
-        return unchanged;
+        return None;
     };
     if by >= limit {
         known.write(dst, Value::Unknown, limit);
-        return unchanged;
+        return None;
     }
     if let Some(op) = extension(flow, at, width, op, dst, by, known) {
-        return op;
+        return Some(op);
     }
     if let Some(op) = rotation(flow, at, width, op, dst, by, known) {
-        return op;
+        return Some(op);
     }
     let bits = known.bits(dst).min(limit);
     let value = match (op, known.value(dst)) {
@@ -392,7 +373,7 @@ fn shift(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: i32,
         _ => limit,
     };
     known.write(dst, value, bits);
-    unchanged
+    None
 }
 
 /// `r <<= n; r >>= n` and `r <<= n; r s>>= n` for 8, 16 and 32 bits that stay.

@@ -6,6 +6,8 @@
 
 use skep_abi::{Reg, Width};
 
+use super::effect::RegSet;
+
 /// A symbolic value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Value {
@@ -81,12 +83,14 @@ pub(super) struct Known {
     epochs: [u32; 12],
     /// Upper bound of the number of significant bits.
     bits: [u8; 12],
+    /// Registers with at most 32 significant bits.
+    zext: RegSet,
     memory: u32,
 }
 
 impl Known {
     pub(super) const fn new() -> Self {
-        Self { values: [Value::Unknown; 12], epochs: [0; 12], bits: [64; 12], memory: 0 }
+        Self { values: [Value::Unknown; 12], epochs: [0; 12], bits: [64; 12], zext: RegSet::EMPTY, memory: 0 }
     }
 
     /// Forgets all, at the start of a block.
@@ -135,6 +139,8 @@ impl Known {
             *v = value;
             *e = e.wrapping_add(1);
             *b = bits;
+            let bit = RegSet::of(reg);
+            self.zext = if bits <= 32 { self.zext | bit } else { self.zext & !bit };
         }
     }
 
@@ -148,12 +154,8 @@ impl Known {
         self.memory = self.memory.wrapping_add(1);
     }
 
-    /// A bit per register with at most 32 significant bits.
-    pub(super) fn zext_mask(&self) -> u16 {
-        let mut mask = 0;
-        for (i, &bits) in self.bits.iter().enumerate() {
-            mask |= u16::from(bits <= 32) << i;
-        }
-        mask
+    /// Registers with at most 32 significant bits.
+    pub(super) const fn zext(&self) -> RegSet {
+        self.zext
     }
 }
