@@ -5,12 +5,14 @@
 //! side works from any thread. Invariant: an address that a lookup gave a program stays mapped to the end of its run.
 //! Kernel counterpart: kernel/bpf/*map*.c, hashtab.c, lpm_trie.c, ringbuf.c, syscall.c (6.18).
 
+mod batch;
 mod object;
 mod ops;
 mod spec;
 mod user;
 
 pub mod array;
+pub mod hash;
 pub mod percpu_array;
 pub mod prog_array;
 
@@ -19,13 +21,12 @@ mod percpu;
 mod region;
 mod value;
 
+pub use batch::Batch;
 pub use object::{
     DATA_OFFSET, HelperFn, MAX_ENTRIES_OFFSET, Map, MapObject, MapRef, Object, map_delete_elem, map_lookup_elem,
     map_update_elem,
 };
-pub use ops::{
-    Access, BatchFlags, BatchSupport, BucketBatch, MapAccessInfo, MapFns, MapOps, RedirectTarget, Slot, Vcpu,
-};
+pub use ops::{Access, BatchSupport, BucketBatch, MapAccessInfo, MapFns, MapOps, RedirectTarget, Slot, Vcpu};
 pub use spec::{FieldKind, MapBtf, MapInfo, MapSpec, Record, SpecialField};
 
 #[cfg(test)]

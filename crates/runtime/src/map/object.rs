@@ -16,6 +16,7 @@ use skep_abi::{Errno, MapType};
 use skep_sync::CpuSet;
 
 use super::array::Array;
+use super::hash::{self, HashMap, Key4, Key8, Key16, KeyAny, KeyChoice};
 use super::ops::{Access, MapAccessInfo, MapFns, MapKind, MapOps, Vcpu};
 use super::percpu_array::PerCpuArray;
 use super::prog_array::ProgArray;
@@ -124,7 +125,14 @@ impl<T: MapOps + ?Sized> Object<T> {
 }
 
 /// `bpf_map_lookup_elem` of one type.
-unsafe extern "sysv64" fn lookup<T: MapOps>(map: u64, key: u64, _: u64, _: u64, _: u64, base: *mut u8) -> u64 {
+pub(super) unsafe extern "sysv64" fn lookup<T: MapOps>(
+    map: u64,
+    key: u64,
+    _: u64,
+    _: u64,
+    _: u64,
+    base: *mut u8,
+) -> u64 {
     // SAFETY: the program's map pointer is of this type: the function was taken from this object's head.
     let object = unsafe { object_of::<T>(map) };
     // SAFETY: the caller is a program on the vCPU of `base`.
@@ -266,7 +274,13 @@ impl Map {
             MapType::Array => build::<Array>(spec, map_type, cpus),
             MapType::PercpuArray => build::<PerCpuArray>(spec, map_type, cpus),
             MapType::ProgArray => build::<ProgArray>(spec, map_type, cpus),
-            _ => Err(Errno::EINVAL),
+            _ => match hash::variant(map_type) {
+                Some((false, false)) => build_hash::<false, false>(spec, map_type, cpus),
+                Some((true, false)) => build_hash::<true, false>(spec, map_type, cpus),
+                Some((false, true)) => build_hash::<false, true>(spec, map_type, cpus),
+                Some((true, true)) => build_hash::<true, true>(spec, map_type, cpus),
+                None => Err(Errno::EINVAL),
+            },
         }
     }
 
@@ -410,6 +424,20 @@ impl fmt::Debug for Map {
 impl fmt::Debug for MapRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MapRef").field("id", &self.info().id).finish_non_exhaustive()
+    }
+}
+
+/// A hash map of one of the four types, with the lookup for its size of keys.
+fn build_hash<const PERCPU: bool, const LRU: bool>(
+    spec: &MapSpec,
+    map_type: MapType,
+    cpus: &CpuSet,
+) -> Result<Map, Errno> {
+    match KeyChoice::of(spec) {
+        KeyChoice::Four => build::<HashMap<Key4, PERCPU, LRU>>(spec, map_type, cpus),
+        KeyChoice::Eight => build::<HashMap<Key8, PERCPU, LRU>>(spec, map_type, cpus),
+        KeyChoice::Sixteen => build::<HashMap<Key16, PERCPU, LRU>>(spec, map_type, cpus),
+        KeyChoice::Any => build::<HashMap<KeyAny, PERCPU, LRU>>(spec, map_type, cpus),
     }
 }
 

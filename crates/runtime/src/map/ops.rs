@@ -126,6 +126,18 @@ pub struct MapFns {
     pub delete: HelperFn,
 }
 
+/// The address of a helper, as compiled code wants it.
+pub(crate) trait HelperAddr {
+    /// The address.
+    fn address(self) -> u64;
+}
+
+impl HelperAddr for HelperFn {
+    fn address(self) -> u64 {
+        (self as *const ()).expose_provenance() as u64
+    }
+}
+
 /// A value that is not bytes.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -159,15 +171,6 @@ pub enum RedirectTarget {
         /// The socket's number.
         socket: u32,
     },
-}
-
-/// What a batch operation asks for (`union bpf_attr.batch`).
-#[derive(Debug, Clone, Copy)]
-pub struct BatchFlags {
-    /// `elem_flags`: flags of each element's operation.
-    pub elem: u64,
-    /// `flags`: must be 0.
-    pub batch: u64,
 }
 
 /// A map type. Every method has the kernel's answer for types that do not support it as its default.

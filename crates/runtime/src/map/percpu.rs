@@ -96,6 +96,11 @@ impl PerCpuValues {
         })
     }
 
+    /// Bytes of a user's buffer with the values of all vCPUs.
+    pub(crate) fn user_size(&self) -> usize {
+        self.layout.stride * self.cpus.n_possible()
+    }
+
     /// Bytes on all vCPUs together.
     pub(crate) fn bytes(&self) -> u64 {
         self.layout.stride as u64 * u64::from(self.count) * self.cpus.n_possible() as u64
