@@ -7,17 +7,33 @@
 
 pub mod state;
 
+mod cfg;
+mod check;
+mod constants;
+mod dataflow;
+mod env;
+mod explore;
+mod live_stack;
 mod log;
+mod loops;
+mod precision;
+mod print;
+mod prune;
 mod record;
+mod refs_to_maps;
 mod rewrite;
 mod spec;
+mod stack_depth;
+mod states;
 mod verified;
+mod verify;
 
 pub use log::Log;
 pub use record::{RecordError, value_record};
 pub use rewrite::{RewriteError, RewriteOptions, rewrite};
-pub use spec::{FieldKind, KfuncRef, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField};
+pub use spec::{FieldKind, HelperTable, KfuncRef, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField};
 pub use verified::{
     AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Poke, Rejection, RejectionKind, SockKind, Stats,
     Subprog, Verified, Xlated,
 };
+pub use verify::verify;

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use skep_abi::ctx::CtxLayout;
+use skep_abi::helper::HelperProto;
 use skep_abi::{AttachType, MapType, ProgType, RawInsn};
 use skep_btf::{Btf, FuncInfo, LineInfo};
 
@@ -149,6 +151,18 @@ pub struct KfuncRef<'a> {
     pub name: Cow<'a, str>,
 }
 
+/// Helper prototypes that an embedder adds to the kernel's.
+#[derive(Clone, Debug, Default)]
+pub struct HelperTable(pub Vec<HelperProto>);
+
+impl HelperTable {
+    /// The prototype with this helper id.
+    #[must_use]
+    pub fn get(&self, id: u32) -> Option<&HelperProto> {
+        self.0.iter().find(|p| p.id == id)
+    }
+}
+
 /// One program to verify; everything is borrowed.
 #[derive(Clone, Debug)]
 pub struct ProgramSpec<'a> {
@@ -174,6 +188,10 @@ pub struct ProgramSpec<'a> {
     pub line_info: &'a [LineInfo],
     /// Whether the licence is compatible with the GPL.
     pub gpl_compatible: bool,
+    /// The context's layout; the program type's own if absent.
+    pub ctx: Option<&'a CtxLayout>,
+    /// An embedder's helpers.
+    pub helpers: Option<&'a HelperTable>,
 }
 
 /// Limits and rules that differ between kernel versions.
@@ -187,13 +205,15 @@ pub struct Profile {
     pub max_pending: u32,
     /// Whether `ld_imm64` may take the address of per-CPU array values.
     pub percpu_direct: bool,
+    /// Number of CPUs that `bpf_get_smp_processor_id` may name.
+    pub nr_cpus: u32,
 }
 
 impl Profile {
     /// Linux 6.18.
     #[must_use]
     pub fn linux_6_18() -> Self {
-        Self { name: Cow::Borrowed("6.18"), max_processed: 1_000_000, max_pending: 8192, percpu_direct: false }
+        Self { name: Cow::Borrowed("6.18"), max_processed: 1_000_000, max_pending: 8192, percpu_direct: false, nr_cpus: 8192 }
     }
 
     /// Linux 7.3.

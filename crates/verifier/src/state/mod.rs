@@ -5,7 +5,10 @@
 
 pub mod bounds;
 pub mod branch;
+pub mod frame;
+pub mod reg;
 pub mod scalar_alu;
+pub mod stack;
 pub mod tnum;
 
 #[cfg(test)]

@@ -1,0 +1,393 @@
+//! Arithmetic on numbers and on pointers.
+//!
+//! Owns the rules of what may be added to which pointer. Invariant: the fixed and the variable part of a pointer's offset stay
+//! within ±2^29, so that later sums of them cannot overflow. Kernel counterpart: `check_alu_op`, `adjust_ptr_min_max_vals`,
+//! kernel/bpf/verifier.c, 6.18.
+
+use skep_abi::{AluOp, Insn, Operand, Reg as R, Width};
+
+use crate::env::{Check, Env, reject};
+use crate::print::type_name;
+use crate::state::bounds::Bounds;
+use crate::state::reg::{Base, Extra, Reg, RegType, flags};
+use crate::state::scalar_alu;
+
+/// Largest offset of a pointer (`BPF_MAX_VAR_OFF`).
+pub(crate) const MAX_VAR_OFF: i64 = 1 << 29;
+
+fn symbol(op: AluOp) -> &'static str {
+    match op {
+        AluOp::Add => "+=",
+        AluOp::Sub => "-=",
+        AluOp::Mul => "*=",
+        AluOp::Div | AluOp::Sdiv => "/=",
+        AluOp::Or => "|=",
+        AluOp::And => "&=",
+        AluOp::Lsh => "<<=",
+        AluOp::Rsh => ">>=",
+        AluOp::Mod | AluOp::Smod => "%=",
+        AluOp::Xor => "^=",
+        AluOp::Mov => "=",
+        AluOp::Arsh => "s>>=",
+    }
+}
+
+impl Env<'_> {
+    /// Checks one arithmetic instruction.
+    pub(crate) fn check_alu(&mut self, insn: Insn) -> Check {
+        match insn {
+            Insn::Neg { width, dst } => {
+                self.check_src(dst)?;
+                self.check_no_pointer_leak(dst)?;
+                self.check_dst_no_mark(dst)?;
+                let reg = *self.reg(dst.number());
+                if reg.is_scalar() {
+                    let bounds = scalar_alu::neg(width, &reg.bounds);
+                    self.set_scalar_result(dst, reg, bounds);
+                    self.reg_mut(dst.number()).id = 0;
+                    self.reg_mut(dst.number()).add_const = false;
+                } else {
+                    self.set_unknown(dst.number());
+                }
+                Ok(())
+            }
+            Insn::End { dst, .. } => {
+                self.check_src(dst)?;
+                self.check_no_pointer_leak(dst)?;
+                self.check_dst(dst)
+            }
+            Insn::MovSx { width, bits, dst, src } => self.check_mov_reg(width, Some(bits), dst, src),
+            Insn::Alu { width, op: AluOp::Mov, dst, src: Operand::Reg(src) } => {
+                self.check_mov_reg(width, None, dst, src)
+            }
+            Insn::Alu { width, op: AluOp::Mov, dst, src: Operand::Imm(imm) } => {
+                self.check_dst_no_mark(dst)?;
+                let bounds = scalar_alu::imm(AluOp::Mov, width, imm);
+                let precise = !self.caps.bpf;
+                self.set_reg(dst.number(), Reg { precise, ..Reg::scalar(bounds) });
+                Ok(())
+            }
+            Insn::Alu { width, op, dst, src } => self.check_binary(width, op, dst, src),
+            _ => Err(crate::env::internal!(self, "not arithmetic")),
+        }
+    }
+
+    fn check_no_pointer_leak(&mut self, dst: R) -> Check {
+        if self.leaks(dst.number()) {
+            return Err(reject!(self, EACCES, "R{} pointer arithmetic prohibited", dst.number()));
+        }
+        Ok(())
+    }
+
+    fn set_scalar_result(&mut self, dst: R, old: Reg, bounds: Bounds) {
+        self.set_reg(dst.number(), Reg { bounds, ..old });
+    }
+
+    /// Gives a scalar that is about to be copied an identity, so that a later bound on one is a bound on both.
+    pub(crate) fn identify_scalar(&mut self, reg: &mut Reg) {
+        if !reg.is_scalar() {
+            return;
+        }
+        if reg.add_const {
+            reg.id = 0;
+            reg.off = 0;
+            reg.add_const = false;
+        }
+        if reg.id == 0 && !reg.bounds.is_const() {
+            reg.id = self.new_id();
+        }
+    }
+
+    fn check_mov_reg(&mut self, width: Width, sign_from: Option<u8>, dst: R, src: R) -> Check {
+        self.check_src(src)?;
+        self.check_dst_no_mark(dst)?;
+        let s = src.number();
+        let mut value = *self.reg(s);
+        if width == Width::W64 && sign_from.is_none() {
+            self.identify_scalar(&mut value);
+            *self.reg_mut(s) = value;
+            self.set_reg(dst.number(), value);
+            return Ok(());
+        }
+        if self.leaks(s) {
+            let text = if width == Width::W64 { "sign-extension part of" } else { "partial copy of" };
+            return Err(reject!(self, EACCES, "R{s} {text} pointer"));
+        }
+        if !value.is_scalar() {
+            self.set_unknown(dst.number());
+            if width == Width::W32 {
+                let reg = self.reg_mut(dst.number());
+                reg.bounds.zero_extend32();
+                reg.bounds.sync();
+            }
+            return Ok(());
+        }
+        let unchanged = match sign_from {
+            None => value.bounds.fits_u32(),
+            Some(bits) => value.bounds.u64.max < 1u64 << (bits - 1),
+        };
+        if unchanged {
+            self.identify_scalar(&mut value);
+            *self.reg_mut(s) = value;
+        }
+        let mut result = value;
+        if !unchanged {
+            result.id = 0;
+            result.add_const = false;
+        }
+        match sign_from {
+            Some(bits) => result.bounds = value.bounds.movsx(width, bits),
+            None => {
+                result.bounds.zero_extend32();
+                result.bounds.sync();
+            }
+        }
+        self.set_reg(dst.number(), result);
+        Ok(())
+    }
+
+    fn check_binary(&mut self, width: Width, op: AluOp, dst: R, src: Operand) -> Check {
+        if let Operand::Reg(src) = src {
+            self.check_src(src)?;
+        }
+        self.check_src(dst)?;
+        if let Operand::Imm(imm) = src {
+            if matches!(op, AluOp::Div | AluOp::Sdiv | AluOp::Mod | AluOp::Smod) && imm == 0 {
+                return Err(reject!(self, EINVAL, "div by zero"));
+            }
+            let bits = if width == Width::W64 { 64 } else { 32 };
+            if matches!(op, AluOp::Lsh | AluOp::Rsh | AluOp::Arsh) && !(0..bits).contains(&imm) {
+                return Err(reject!(self, EINVAL, "invalid shift {imm}"));
+            }
+        }
+        self.check_dst_no_mark(dst)?;
+        let d = dst.number();
+        let dst_reg = *self.reg(d);
+        if dst_reg.base() == Base::Arena {
+            return Ok(());
+        }
+        let src_reg = match src {
+            Operand::Reg(s) => *self.reg(s.number()),
+            Operand::Imm(imm) => Reg::scalar(scalar_alu::imm(op, width, imm)),
+        };
+        if !src_reg.is_scalar() {
+            if !dst_reg.is_scalar() {
+                if op == AluOp::Sub && self.caps.perfmon {
+                    self.set_unknown(d);
+                    return Ok(());
+                }
+                return Err(reject!(self, EACCES, "R{d} pointer {} pointer prohibited", symbol(op)));
+            }
+            self.mark_precise(d)?;
+            return self.pointer_alu(width, op, d, src_reg, dst_reg, true);
+        }
+        if let Operand::Reg(s) = src {
+            if !dst_reg.is_scalar() || dst_reg.precise {
+                self.mark_precise(s.number())?;
+            }
+        }
+        if !dst_reg.is_scalar() {
+            return self.pointer_alu(width, op, d, dst_reg, src_reg, false);
+        }
+        self.scalar_binary(width, op, dst, src, dst_reg, src_reg);
+        Ok(())
+    }
+
+    fn scalar_binary(&mut self, width: Width, op: AluOp, dst: R, src: Operand, dst_reg: Reg, src_reg: Reg) {
+        let bounds = scalar_alu::alu(op, width, &dst_reg.bounds, &src_reg.bounds);
+        let mut result = Reg { bounds, ..dst_reg };
+        // rX += constant keeps the distance to the scalar it was copied from.
+        let delta = match (op, width, src_reg.bounds.const_value()) {
+            (AluOp::Add, Width::W64, Some(v)) if self.caps.bpf && dst_reg.id != 0 && src != Operand::Reg(dst) => {
+                Some(v)
+            }
+            _ => None,
+        };
+        let small = delta.and_then(|v| i32::try_from(v).ok()).filter(|_| !dst_reg.add_const);
+        result.id = 0;
+        result.add_const = false;
+        result.off = 0;
+        if let Some(off) = small {
+            result.id = dst_reg.id;
+            result.add_const = true;
+            result.off = off;
+        }
+        self.set_reg(dst.number(), result);
+    }
+
+    /// `dst` becomes `pointer op scalar`, or `scalar op pointer` with `reversed`.
+    fn pointer_alu(&mut self, width: Width, op: AluOp, d: u8, ptr: Reg, scalar: Reg, reversed: bool) -> Check {
+        let b = &scalar.bounds;
+        let known = b.is_const();
+        let bad_known = known && (!b.s64.is_const() || !b.u64.is_const());
+        if bad_known || b.s64.is_empty() || b.u64.is_empty() {
+            // Bounds from a branch that cannot be taken.
+            self.set_unknown(d);
+            return Ok(());
+        }
+        if width == Width::W32 {
+            if op == AluOp::Sub && self.caps.perfmon {
+                self.set_unknown(d);
+                return Ok(());
+            }
+            return Err(reject!(self, EACCES, "R{d} 32-bit pointer arithmetic prohibited"));
+        }
+        let name = type_name(ptr.ty);
+        if ptr.ty.maybe_null() {
+            let text = format!("R{d} pointer arithmetic on {name} prohibited, null-check it first");
+            return Err(reject!(self, EACCES, "{text}"));
+        }
+        if ptr.base() == Base::Mem && ptr.ty.has(flags::UNTRUSTED) {
+            self.set_reg(d, ptr);
+            return Ok(());
+        }
+        let allowed = match ptr.base() {
+            Base::Ctx
+            | Base::MapValue
+            | Base::MapKey
+            | Base::Stack
+            | Base::Packet
+            | Base::PacketMeta
+            | Base::TpBuffer
+            | Base::BtfId
+            | Base::Mem
+            | Base::Buf
+            | Base::Func
+            | Base::Dynptr => true,
+            Base::FlowKeys => known,
+            Base::ConstMap => known && b.s64.min == 0 && op == AluOp::Add,
+            _ => false,
+        };
+        if !allowed {
+            return Err(reject!(self, EACCES, "R{d} pointer arithmetic on {name} prohibited"));
+        }
+        self.check_sane_offset(&scalar, ptr.ty)?;
+        self.check_sane_offset(&ptr, ptr.ty)?;
+        let result = match op {
+            AluOp::Add => self.pointer_add(ptr, scalar),
+            AluOp::Sub => {
+                if reversed {
+                    return Err(reject!(self, EACCES, "R{d} tried to subtract pointer from scalar"));
+                }
+                if ptr.base() == Base::Stack {
+                    return Err(reject!(self, EACCES, "R{d} subtraction from stack pointer prohibited"));
+                }
+                self.pointer_sub(ptr, scalar)
+            }
+            AluOp::And | AluOp::Or | AluOp::Xor => {
+                return Err(reject!(self, EACCES, "R{d} bitwise operator {} on pointer prohibited", symbol(op)));
+            }
+            _ => {
+                return Err(reject!(self, EACCES, "R{d} pointer arithmetic with {} operator prohibited", symbol(op)));
+            }
+        };
+        let mut result = result;
+        result.precise = false;
+        self.set_reg(d, result);
+        self.check_sane_offset(&result, ptr.ty)?;
+        result.bounds.sync();
+        self.set_reg(d, result);
+        self.check_unprivileged_pointer(d)
+    }
+
+    fn pointer_add(&mut self, ptr: Reg, scalar: Reg) -> Reg {
+        let mut out = ptr;
+        if let Some(off) = fixed(&scalar).and_then(|k| i64::from(ptr.off).checked_add(k)) {
+            if let Ok(off) = i32::try_from(off) {
+                out.off = off;
+                out.bounds.unbound32();
+                return out;
+            }
+        }
+        out.bounds = scalar_alu::add(&ptr.bounds, &scalar.bounds);
+        out.bounds.unbound32();
+        if ptr.ty.is_packet() {
+            out.id = self.new_id();
+            out.extra = Extra::Range(0);
+        }
+        out
+    }
+
+    fn pointer_sub(&mut self, ptr: Reg, scalar: Reg) -> Reg {
+        let mut out = ptr;
+        if let Some(off) = fixed(&scalar).and_then(|k| i64::from(ptr.off).checked_sub(k)) {
+            if let Ok(off) = i32::try_from(off) {
+                out.off = off;
+                out.bounds.unbound32();
+                return out;
+            }
+        }
+        out.bounds = scalar_alu::sub(&ptr.bounds, &scalar.bounds);
+        out.bounds.unbound32();
+        if ptr.ty.is_packet() {
+            out.id = self.new_id();
+            if scalar.bounds.s64.min < 0 {
+                out.extra = Extra::Range(0);
+            }
+        }
+        out
+    }
+
+    fn check_sane_offset(&mut self, reg: &Reg, ty: RegType) -> Check {
+        let name = type_name(ty);
+        let smin = reg.bounds.s64.min;
+        if let Some(v) = reg.bounds.const_value() {
+            let v = v.cast_signed();
+            if v >= MAX_VAR_OFF || v <= -MAX_VAR_OFF {
+                return Err(reject!(self, EINVAL, "math between {name} pointer and {v} is not allowed"));
+            }
+        }
+        if !reg.is_scalar() && (i64::from(reg.off) >= MAX_VAR_OFF || i64::from(reg.off) <= -MAX_VAR_OFF) {
+            return Err(reject!(self, EINVAL, "{name} pointer offset {} is not allowed", reg.off));
+        }
+        if smin == i64::MIN {
+            let text = "register with unbounded min value is not allowed";
+            return Err(reject!(self, EINVAL, "math between {name} pointer and {text}"));
+        }
+        if smin >= MAX_VAR_OFF || smin <= -MAX_VAR_OFF {
+            return Err(reject!(self, EINVAL, "value {smin} makes {name} pointer be out of bounds"));
+        }
+        Ok(())
+    }
+
+    /// Without `CAP_PERFMON` a pointer must stay within its object at every step.
+    fn check_unprivileged_pointer(&mut self, d: u8) -> Check {
+        if self.caps.perfmon {
+            return Ok(());
+        }
+        let reg = *self.reg(d);
+        match reg.base() {
+            Base::Stack => {
+                if !reg.bounds.is_const() {
+                    let var = reg.bounds.var_off;
+                    return Err(reject!(
+                        self,
+                        EACCES,
+                        "R{d} variable stack access prohibited for !root, var_off=({:#x}; {:#x}) off={}",
+                        var.value,
+                        var.mask,
+                        reg.off
+                    ));
+                }
+                let off = i64::from(reg.off).wrapping_add(reg.bounds.var_off.value.cast_signed());
+                if !(-512..0).contains(&off) {
+                    let text = "stack pointer arithmetic goes out of range, prohibited for !root";
+                    return Err(reject!(self, EACCES, "R{d} {text}; off={off}"));
+                }
+            }
+            Base::MapValue => {
+                if self.check_map_region(d, reg.off, 1, false, false).is_err() {
+                    let text = "pointer arithmetic of map value goes out of range, prohibited for !root";
+                    return Err(reject!(self, EACCES, "R{d} {text}"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The constant of a scalar operand.
+fn fixed(scalar: &Reg) -> Option<i64> {
+    scalar.bounds.const_value().map(u64::cast_signed)
+}

@@ -1,0 +1,152 @@
+//! `exit`: returning to the caller, and what a program may return.
+//!
+//! Owns the ranges of return values. Invariant: a path ends only with nothing held. Kernel counterpart:
+//! `process_bpf_exit_full`, `check_return_code`, `prepare_func_exit`, kernel/bpf/verifier.c, 6.18.
+
+use skep_abi::{AttachType, ProgType, Reg as R};
+
+use crate::env::{Check, Env, log, reject};
+use crate::explore::Flow;
+use crate::print::type_name;
+use crate::state::bounds::Interval;
+use crate::state::reg::{Base, Reg};
+
+/// The text of a scalar outside its range.
+pub(crate) fn out_of_range(reg: &Reg, range: Interval<i64>, context: &str, name: &str) -> String {
+    let b = reg.bounds.s64;
+    let mut text = format!("{context} the register {name} has");
+    if b.min > i64::MIN {
+        text += &format!(" smin={}", b.min);
+    }
+    if b.max < i64::MAX {
+        text += &format!(" smax={}", b.max);
+    }
+    if b.min == i64::MIN && b.max == i64::MAX {
+        text += " unknown scalar value";
+    }
+    text + &format!(" should have been in [{}, {}]", range.min, range.max)
+}
+
+impl Env<'_> {
+    /// The end of a function, or of the program.
+    pub(crate) fn check_exit(&mut self, print_state: &mut bool) -> Check<Flow> {
+        let main = self.cur.depth() == 0;
+        self.check_resource_leak(false, main, "BPF_EXIT instruction in main prog")?;
+        if !main {
+            self.return_to_caller()?;
+            *print_state = true;
+            return Ok(Flow::Continue);
+        }
+        self.check_return_code()?;
+        Ok(Flow::End)
+    }
+
+    fn return_to_caller(&mut self) -> Check {
+        let depth = self.cur.depth();
+        let r0 = *self.reg(0);
+        if r0.base() == Base::Stack {
+            return Err(reject!(self, EINVAL, "cannot return stack pointer to the caller"));
+        }
+        let callee = self.cur.frame();
+        let (callback, range, callsite) = (callee.callback, callee.callback_ret, callee.callsite);
+        if callback.is_some() {
+            if !r0.is_scalar() {
+                return Err(reject!(self, EACCES, "R0 not a scalar value"));
+            }
+            self.mark_precise(0)?;
+            let b = r0.bounds.s64;
+            if b.min < range.min || b.max > range.max {
+                let text = out_of_range(&r0, range, "At callback return", "R0");
+                return Err(reject!(self, EINVAL, "{text}"));
+            }
+        } else {
+            self.cur.frame_at_mut(depth - 1).regs[0] = r0;
+        }
+        self.insn = if callback.is_some() { callsite } else { callsite + 1 };
+        if self.options.log_level & 3 != 0 {
+            log!(self, "returning from callee:\n");
+            self.print_frame(depth);
+            let at = self.insn;
+            log!(self, "to caller at {at}:\n");
+            self.print_frame(depth - 1);
+        }
+        self.cur.frames.pop();
+        self.live_stack_moved_after_commit();
+        if callback.is_some() {
+            if let Some(previous) = self.previous_entry_from(self.cur.dfs_depth, self.insn) {
+                self.widen_cur(previous);
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame of the current state, whole, in a line of its own.
+    pub(crate) fn print_frame(&mut self, number: usize) {
+        let cur = std::mem::replace(&mut self.cur, crate::state::frame::State::hollow());
+        self.print_state(&cur, number, true);
+        self.cur = cur;
+    }
+
+    fn check_return_code(&mut self) -> Check {
+        self.check_src(R::R0)?;
+        if self.leaks(0) {
+            return Err(reject!(self, EACCES, "R0 leaks addr as return value"));
+        }
+        let r0 = *self.reg(0);
+        let frame = self.cur.frame();
+        let (range, context) = if frame.in_async {
+            (frame.callback_ret, "At async callback return")
+        } else if frame.subprog > 0 && !frame.in_exception {
+            if !r0.is_scalar() {
+                let name = type_name(r0.ty);
+                let text = format!("At subprogram exit the register R0 is not a scalar value ({name})");
+                return Err(reject!(self, EINVAL, "{text}"));
+            }
+            return Ok(());
+        } else {
+            let Some(range) = return_range(self.spec.prog_type, self.spec.attach_type) else { return Ok(()) };
+            (range, "At program exit")
+        };
+        if !r0.is_scalar() {
+            let name = type_name(r0.ty);
+            return Err(reject!(self, EINVAL, "{context} the register R0 is not a known value ({name})"));
+        }
+        self.mark_precise(0)?;
+        let b = r0.bounds.s64;
+        if b.min < range.min || b.max > range.max {
+            let text = out_of_range(&r0, range, context, "R0");
+            return Err(reject!(self, EINVAL, "{text}"));
+        }
+        Ok(())
+    }
+}
+
+/// What programs of a type may return; `None` for anything.
+fn return_range(prog: ProgType, attach: AttachType) -> Option<Interval<i64>> {
+    let range = |min, max| Some(Interval { min, max });
+    match prog {
+        ProgType::CgroupSockAddr => match attach {
+            AttachType::CgroupUdp4Recvmsg
+            | AttachType::CgroupUdp6Recvmsg
+            | AttachType::CgroupUnixRecvmsg
+            | AttachType::CgroupInet4Getpeername
+            | AttachType::CgroupInet6Getpeername
+            | AttachType::CgroupUnixGetpeername
+            | AttachType::CgroupInet4Getsockname
+            | AttachType::CgroupInet6Getsockname
+            | AttachType::CgroupUnixGetsockname => range(1, 1),
+            AttachType::CgroupInet4Bind | AttachType::CgroupInet6Bind => range(0, 3),
+            _ => range(0, 1),
+        },
+        ProgType::CgroupSkb if attach == AttachType::CgroupInetEgress => range(0, 3),
+        ProgType::CgroupSkb
+        | ProgType::CgroupSock
+        | ProgType::SockOps
+        | ProgType::CgroupDevice
+        | ProgType::CgroupSysctl
+        | ProgType::CgroupSockopt
+        | ProgType::SkLookup
+        | ProgType::Netfilter => range(0, 1),
+        _ => None,
+    }
+}

@@ -1,0 +1,267 @@
+//! The passes of verification, in order.
+//!
+//! Owns the sequence from a program to its verdict. Invariant: what is returned as verified went through every pass. Kernel
+//! counterpart: `bpf_check`, kernel/bpf/verifier.c, 6.18.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use skep_abi::Errno;
+
+use crate::env::{Caps, Check, Env, InsnAux, Print, Reject, SubprogInfo, log};
+use crate::live_stack::LiveStack;
+use crate::log::Log;
+use crate::loops::Visits;
+use crate::precision::Backtrack;
+use crate::spec::{Options, ProgFlags, ProgramSpec};
+use crate::state::frame::{Frame, State};
+use crate::state::reg::{Base, Extra, Reg, RegType};
+use crate::states::States;
+use crate::verified::{InsnFacts, InsnIdx, Rejection, RejectionKind, Stats, Subprog, Verified};
+
+/// Slots that a program may have (`BPF_COMPLEXITY_LIMIT_INSNS`, `BPF_MAXINSNS` for unprivileged users).
+const MAX_INSNS: usize = 1_000_000;
+const MAX_INSNS_UNPRIVILEGED: usize = 4096;
+
+/// Verifies one program.
+///
+/// # Errors
+/// The program is not safe, not well formed, too large, or needs something that this engine does not have; the
+/// [`Rejection`] has the kernel's last message and `log` the way there.
+pub fn verify(spec: &ProgramSpec<'_>, options: &Options, log: &mut Log) -> Result<Verified, Rejection> {
+    let started = Instant::now();
+    let mut env = Env::new(spec, options, log);
+    let verdict = env.run();
+    env.stats.duration = started.elapsed();
+    env.print_stats();
+    match verdict {
+        Ok(()) => Ok(env.finish()),
+        Err(refused) => Err(env.rejection(*refused)),
+    }
+}
+
+impl<'a> Env<'a> {
+    fn new(spec: &'a ProgramSpec<'a>, options: &'a Options, log: &'a mut Log) -> Self {
+        let len = spec.insns.len();
+        let privileged = !options.unprivileged;
+        Self {
+            spec,
+            options,
+            log,
+            caps: Caps { bpf: privileged, perfmon: privileged },
+            strict_alignment: spec.flags.has(ProgFlags::STRICT_ALIGNMENT) && !spec.flags.has(ProgFlags::ANY_ALIGNMENT),
+            test_state_freq: spec.flags.has(ProgFlags::TEST_STATE_FREQ),
+            code: vec![None; len],
+            aux: vec![InsnAux::default(); len],
+            facts: vec![InsnFacts::default(); len],
+            subprogs: Vec::new(),
+            cur: State::hollow(),
+            insn: 0,
+            prev_insn: u32::MAX,
+            next_id: 0,
+            pending: Vec::new(),
+            states: States::new(len),
+            visits: Visits::default(),
+            live_stack: LiveStack::default(),
+            backtrack: Backtrack::default(),
+            stats: Stats::default(),
+            jmps_processed: 0,
+            prev_jmps: 0,
+            prev_processed: 0,
+            history_pushed: false,
+            print: Print::default(),
+            seen_direct_write: false,
+            exception_callback: None,
+        }
+    }
+
+    fn run(&mut self) -> Check {
+        let len = self.spec.insns.len();
+        let max = if self.caps.bpf { MAX_INSNS } else { MAX_INSNS_UNPRIVILEGED };
+        if len == 0 || len > max {
+            let text = format!("program has {len} insns, 1 to {max} are allowed");
+            return Err(self.reject(Errno::E2BIG, RejectionKind::Malformed, text));
+        }
+        self.find_subprogs()?;
+        self.check_subprogs()?;
+        self.read_func_info()?;
+        self.check_references()?;
+        self.decode_all();
+        self.check_cfg()?;
+        self.mark_points();
+        self.compute_scc();
+        self.compute_live_regs();
+        self.walk(0)?;
+        self.walk_globals()?;
+        self.check_stack_depth()
+    }
+
+    /// Names and linkage of subprograms, from BTF.
+    fn read_func_info(&mut self) -> Check {
+        let Some(btf) = self.spec.btf.filter(|_| !self.spec.func_info.is_empty()) else { return Ok(()) };
+        for i in 0..self.subprogs.len() {
+            let start = self.subprogs[i].start;
+            let Some(info) = self.spec.func_info.iter().find(|f| f.insn_off == start) else {
+                let text = "func_info BTF section doesn't match subprog layout in BPF program".to_owned();
+                return Err(self.reject(Errno::EINVAL, RejectionKind::Malformed, text));
+            };
+            let Some(ty) = btf.get(info.type_id) else { continue };
+            let sub = &mut self.subprogs[i];
+            sub.func_id = info.type_id.0;
+            btf.name(info.type_id).clone_into(&mut sub.name);
+            let global = matches!(
+                ty.data,
+                skep_btf::TypeData::Func { linkage: skep_btf::Linkage::Global, .. }
+            );
+            sub.is_global = i > 0 && global;
+        }
+        for i in 1..self.subprogs.len() {
+            if self.subprogs[i].has_ld_abs {
+                let ret_int = self.spec.btf.and_then(|b| {
+                    let proto = b.func_proto(skep_btf::TypeId(self.subprogs[i].func_id))?;
+                    Some(matches!(b.kind(b.resolve(proto.ret)), skep_btf::Kind::Int))
+                });
+                if ret_int == Some(false) {
+                    let text = "LD_ABS is only allowed in functions that return 'int'.".to_owned();
+                    return Err(self.reject(Errno::EINVAL, RejectionKind::Safety, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The slot of an exception callback; none is supported.
+    #[expect(clippy::unused_self, reason = "asks the program's BTF once exceptions are supported")]
+    pub(crate) fn exception_callback_start(&self) -> Option<u32> {
+        None
+    }
+
+    /// Walks one function: the program itself, or a global function by its prototype.
+    fn walk(&mut self, sub: usize) -> Check {
+        self.states.clear();
+        self.visits.clear();
+        self.live_stack.clear();
+        self.pending.clear();
+        let index = u32::try_from(sub).unwrap_or(u32::MAX);
+        let start = self.subprogs[sub].start;
+        let mut state = State::new(index, start);
+        state.frames = vec![Rc::new(Frame::new(u32::MAX, 0, index))];
+        state.sleepable = self.spec.flags.has(ProgFlags::SLEEPABLE) || self.spec.prog_type == skep_abi::ProgType::Syscall;
+        self.cur = state;
+        self.insn = start;
+        self.print.prev_line = None;
+        self.scratch_all();
+        if sub == 0 {
+            self.cur.frame_mut().regs[1] = Reg::pointer(RegType::of(Base::Ctx), Extra::None);
+        } else {
+            if self.options.log_level & 3 != 0 {
+                let name = self.subprogs[sub].name.clone();
+                log!(self, "Validating {name}() func#{sub}...\n");
+            }
+            self.enter_global(sub)?;
+        }
+        self.explore()?;
+        if !self.level2() {
+            self.log.reset(0);
+        }
+        Ok(())
+    }
+
+    /// Walks the global functions that were called, until no new one is.
+    fn walk_globals(&mut self) -> Check {
+        let mut done = vec![false; self.subprogs.len()];
+        loop {
+            let next = (1..self.subprogs.len()).find(|&i| {
+                let s: &SubprogInfo = &self.subprogs[i];
+                s.is_global && s.called && !done[i]
+            });
+            let Some(sub) = next else { return Ok(()) };
+            done[sub] = true;
+            self.walk(sub)?;
+            if self.options.log_level & 3 != 0 {
+                let name = self.subprogs[sub].name.clone();
+                log!(self, "Func#{sub} ('{name}') is safe for any args that match its prototype\n");
+            }
+        }
+    }
+
+    fn print_stats(&mut self) {
+        if self.options.log_level & Options::LOG_STATS != 0 {
+            log!(self, "verification time {} usec\n", self.stats.duration.as_micros());
+            let depths: Vec<String> = self.subprogs.iter().map(|s| s.stack_depth.to_string()).collect();
+            log!(self, "stack depth {}\n", depths.join("+"));
+        }
+        if self.options.log_level != 0 && self.stats.processed > 0 {
+            let s = self.stats;
+            log!(
+                self,
+                "processed {} insns (limit {}) max_states_per_insn {} total_states {} peak_states {} mark_read {}\n",
+                s.processed,
+                self.options.profile.max_processed,
+                s.max_states_per_insn,
+                s.total_states,
+                s.peak_states,
+                s.mark_read
+            );
+        }
+    }
+
+    fn rejection(&self, refused: Reject) -> Rejection {
+        let insn = (self.stats.processed > 0).then_some(InsnIdx(self.insn));
+        Rejection { errno: refused.errno, kind: refused.kind, insn, message: refused.message, stats: self.stats }
+    }
+
+    fn finish(mut self) -> Verified {
+        for (fact, aux) in self.facts.iter_mut().zip(&self.aux) {
+            fact.reachable = aux.seen;
+            fact.only_taken = match aux.branch_seen {
+                1 => Some(true),
+                2 => Some(false),
+                _ => None,
+            };
+        }
+        self.find_constants();
+        let subprogs = self
+            .subprogs
+            .iter()
+            .map(|s| Subprog {
+                start: s.start,
+                end: s.end,
+                name: s.name.clone(),
+                stack_depth: s.stack_depth,
+                is_global: s.is_global,
+                is_callback: s.is_cb,
+                is_async_callback: s.is_async_cb,
+                has_tail_call: s.has_tail_call,
+                tail_call_reachable: s.tail_call_reachable,
+                has_ld_abs: s.has_ld_abs,
+                changes_pkt_data: s.changes_pkt_data,
+                might_sleep: s.might_sleep,
+            })
+            .collect();
+        Verified::new(self.spec.insns.to_vec(), self.facts, subprogs, self.stats, self.options.unprivileged)
+    }
+
+    /// The text of an instruction with its opcode byte, as the log has it.
+    pub(crate) fn disassemble(&self, at: u32) -> String {
+        let raw = self.spec.insns.get(at as usize).copied().unwrap_or_default();
+        let names = Names { env: self };
+        format!("({:02x}) {}", raw.code, skep_abi::disasm::disasm(self.spec.insns, at as usize, &names))
+    }
+}
+
+/// Names for the disassembler.
+struct Names<'e, 'a> {
+    env: &'e Env<'a>,
+}
+
+impl skep_abi::disasm::Names for Names<'_, '_> {
+    fn kfunc(&self, id: i32, _obj: i16) -> Option<String> {
+        self.env.kfunc_name(id).map(str::to_owned)
+    }
+
+    fn map(&self, number: i32) -> Option<String> {
+        let shape = self.env.spec.maps.get(usize::try_from(number).ok()?)?;
+        Some(shape.name.to_string())
+    }
+}
