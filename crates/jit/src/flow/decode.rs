@@ -138,9 +138,10 @@ fn lower(insn: Insn, facts: &InsnFacts, layout: &Layout) -> Op {
             let MapArg::Known(map) = facts.helper_map else { return Op::Insn(insn) };
             let access = layout.maps.get(map as usize).map(|map| map.access);
             match access {
-                Some(MapAccess::Array { .. } | MapAccess::PerCpuArray { .. }) => {
+                Some(access @ (MapAccess::Array { .. } | MapAccess::PerCpuArray { .. })) => {
+                    let percpu = matches!(access, MapAccess::PerCpuArray { .. });
                     let key = facts.const_key.get().and_then(|key| u32::try_from(key).ok());
-                    Op::Lookup { map, key: key.map_or(Key::Pointer, Key::Const) }
+                    Op::Lookup { map, percpu, key: key.map_or(Key::Pointer, Key::Const) }
                 }
                 Some(MapAccess::Hash { .. }) => Op::LookupCall { map },
                 _ => Op::Insn(insn),

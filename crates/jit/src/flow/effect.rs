@@ -128,13 +128,13 @@ pub(crate) fn effect(op: &Op) -> Effect {
         Op::Rotate { dst, src, .. } => Effect::pure(of(src), of(dst)),
         Op::AddReg { dst, a, b } => Effect::pure(of(a) | of(b), of(dst)),
         Op::LookupCall { .. } => Effect::call(of(Reg::R1) | of(Reg::R2)),
-        Op::Lookup { key, .. } => {
+        Op::Lookup { key, percpu, .. } => {
             let reads = match key {
                 Key::Const(_) => RegSet::EMPTY,
                 Key::Stack(_) => of(Reg::R10),
                 Key::Pointer => of(Reg::R2),
             };
-            Effect::pure(reads, RegSet::CALLER_SAVED).with(CPU)
+            Effect::pure(reads, RegSet::CALLER_SAVED).with(if percpu { CPU } else { 0 })
         }
         Op::CpuId => Effect::pure(RegSet::EMPTY, RegSet::CALLER_SAVED).with(CPU),
         Op::TailCall { map, poke } => {

@@ -38,8 +38,8 @@ pub(crate) enum Op {
     AddReg { dst: Reg, a: Reg, b: Reg },
     /// `r0` = what this map's own lookup function returns; arguments as for the helper.
     LookupCall { map: u32 },
-    /// `r0` = address of a map's value, or 0.
-    Lookup { map: u32, key: Key },
+    /// `r0` = address of a map's value, or 0; `percpu` values lie at the vCPU's base.
+    Lookup { map: u32, percpu: bool, key: Key },
     /// `r0` = number of the vCPU.
     CpuId,
     /// A tail call; `map` when it is known.

@@ -38,7 +38,7 @@ pub(super) fn simplify(flow: &mut Flow, xlated: &Xlated, _layout: &Layout) {
 fn substitute(op: &mut Op, known: &Known) -> bool {
     let Op::Insn(insn) = op else { return false };
     match insn {
-        Insn::Alu { src: Operand::Reg(src), .. } => replace_copy(src, known),
+        Insn::Alu { src: Operand::Reg(src), .. } | Insn::MovSx { src, .. } => replace_copy(src, known),
         Insn::Load { base, off, .. } | Insn::Atomic { base, off, .. } => replace_address(base, off, known),
         Insn::Store { base, off, src, .. } => replace_address(base, off, known) | replace_operand(src, known),
         Insn::Jcond { dst, src, .. } => replace_copy(dst, known) | replace_operand(src, known),
@@ -101,11 +101,11 @@ fn rewrite(flow: &mut Flow, at: usize, op: &Op, known: &mut Known, may_fault: bo
                 known.write(result, Value::Unknown, 32);
             }
         }
-        Op::Lookup { map, key: Key::Pointer } => {
+        Op::Lookup { map, percpu, key: Key::Pointer } => {
             let (base, imm) = known.sum(Reg::R2);
             forget_written(op, known);
             let off = i16::try_from(imm).ok().filter(|_| base.reg == Reg::R10)?;
-            return Some(Op::Lookup { map, key: Key::Stack(off) });
+            return Some(Op::Lookup { map, percpu, key: Key::Stack(off) });
         }
         _ => {
             if !effect(op).is_pure() {
@@ -345,7 +345,7 @@ fn shift(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: i32,
         known.write(dst, Value::Unknown, limit);
         return None;
     }
-    if let Some(op) = extension(flow, at, width, op, dst, by, known) {
+    if let Some(op) = extension(flow, at, width, op, dst, by) {
         return Some(op);
     }
     if let Some(op) = rotation(flow, at, width, op, dst, by, known) {
@@ -376,15 +376,22 @@ fn shift(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: i32,
     None
 }
 
-/// `r <<= n; r >>= n` and `r <<= n; r s>>= n` for 8, 16 and 32 bits that stay.
-fn extension(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: u8, known: &mut Known) -> Option<Op> {
-    let before = at.checked_sub(1)?;
-    let left = Insn::Alu { width, op: AluOp::Lsh, dst, src: Operand::Imm(i32::from(by)) };
-    if flow.slot(at).leader || flow.op(before) != Op::Insn(left) {
+/// `r <<= n; r >>= n` and `r <<= n; r s>>= n` for 8, 16 and 32 bits that stay: the second becomes the extension, and is
+/// simplified in its turn.
+fn extension(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: u8) -> Option<Op> {
+    let next = at + 1;
+    if op != AluOp::Lsh || flow.slot(next).leader {
+        return None;
+    }
+    let Op::Insn(Insn::Alu { width: next_width, op: back, dst: next_dst, src: Operand::Imm(next_by) }) = flow.op(next)
+    else {
+        return None;
+    };
+    if next_width != width || next_dst != dst || next_by != i32::from(by) {
         return None;
     }
     let stay = width_bits(width) - by;
-    let insn = match (op, stay) {
+    let insn = match (back, stay) {
         (AluOp::Rsh, 32) => Insn::Alu { width: Width::W32, op: AluOp::Mov, dst, src: Operand::Reg(dst) },
         (AluOp::Rsh, 8 | 16) => {
             Insn::Alu { width: Width::W32, op: AluOp::And, dst, src: Operand::Imm((1 << stay) - 1) }
@@ -392,12 +399,8 @@ fn extension(flow: &mut Flow, at: usize, width: Width, op: AluOp, dst: Reg, by: 
         (AluOp::Arsh, 8 | 16 | 32) => Insn::MovSx { width, bits: stay, dst, src: dst },
         _ => return None,
     };
-    if let Some(place) = flow.ops.get_mut(before) {
-        *place = Op::Nop;
-    }
-    let bits = if op == AluOp::Rsh { stay } else { width_bits(width) };
-    known.write(dst, Value::Unknown, bits);
-    Some(Op::Insn(insn))
+    *flow.ops.get_mut(next)? = Op::Insn(insn);
+    Some(Op::Nop)
 }
 
 /// `t = x; t >>= s; x <<= n - s; x |= t`: the shift in place, at `at`, waits for the `|=` that must follow.

@@ -160,10 +160,8 @@ impl Lower<'_> {
             }
             (Null::Here(label) | Null::Away(label), _) => {
                 let done = self.asm.new_label();
-                self.asm.jmp(done);
-                self.asm.bind(label);
-                self.asm.mov_imm(RAX, 0, false);
                 self.asm.bind(done);
+                self.cold.push(Cold::Null { at: label, to: done });
                 at
             }
         }

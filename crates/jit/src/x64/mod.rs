@@ -184,7 +184,7 @@ impl<'a> Lower<'a> {
                 self.asm.lea(true, self.host(dst), mem);
             }
             Op::LookupCall { map } => self.lower_lookup_call(at, map)?,
-            Op::Lookup { map, key } => return self.lower_lookup(at, map, key),
+            Op::Lookup { map, key, .. } => return self.lower_lookup(at, map, key),
             Op::CpuId => {
                 let mem = Mem::new(self.frame.cpu, self.layout.cpu_id);
                 self.asm.movzx(asm::OpSize::B32, self.host(Reg::R0), mem);
