@@ -127,12 +127,19 @@ fn body(rng: &mut Rng, size: u64, calls: bool, sub: bool, dump: bool) -> Vec<Ins
             open = Some((body.items.len(), len));
         }
         if body.rng.one_in(7) && open.is_none() {
-            let jump = body.jump();
+            let jump = body.jump_on_last();
             let over = 1 + body.rng.below(4) as usize;
             body.items.push(Item::Skip(jump, over));
             skipped = skipped.max(body.items.len() + over);
         }
-        let code = body.code();
+        let mut code = body.code();
+        if body.rng.one_in(6) {
+            // A 64-bit number whose low half is zero.
+            let dst = body.reg();
+            code.extend([Insn::Alu { width: Width::W64, op: AluOp::Lsh, dst, src: Operand::Imm(32) }]);
+            code.extend([Insn::Alu { width: Width::W64, op: AluOp::Or, dst, src: Operand::Imm(0x40) }]);
+            code.extend([Insn::Alu { width: Width::W64, op: AluOp::Sub, dst, src: Operand::Imm(0x40) }]);
+        }
         body.items.push(Item::Code(code));
         open = match open {
             Some((head, 0)) => {
@@ -255,6 +262,18 @@ impl Body<'_> {
         Insn::Jcond { width, op, dst, src, off: 0 }
     }
 
+    /// Half of the time a test for zero of what the last group wrote, so that flags are reused.
+    fn jump_on_last(&mut self) -> Insn {
+        let jump = self.jump();
+        let Some(Item::Code(code)) = self.items.last() else { return jump };
+        let Some(&Insn::Alu { dst, .. }) = code.last() else { return jump };
+        if dst == Reg::R9 || self.rng.one_in(2) {
+            return jump;
+        }
+        let op = self.rng.pick(&[JmpOp::Eq, JmpOp::Ne]);
+        Insn::Jcond { width: self.width(), op, dst, src: Operand::Imm(0), off: 0 }
+    }
+
     fn code(&mut self) -> Vec<Insn> {
         let (dst, src, width, size) = (self.reg(), self.reg(), self.width(), self.size());
         match self.rng.below(22) {
@@ -364,19 +383,21 @@ impl Body<'_> {
         let (base, off) = self.place(Size::Dw, false);
         let mut code = Vec::new();
         let width = self.width();
+        let mask = if width == Width::W32 { 31 } else { 63 };
         let big = self.rng.one_in(2);
-        let count = self.rng.pick(&[2, 2, 4]);
+        let count = self.rng.pick(&[2, 2, 4, 8]);
         let disorder = self.rng.one_in(8);
         for i in 0..count {
             let dst = if i == 0 { a } else { b };
-            let at = if disorder { self.rng.below(4) as i16 } else { i };
+            let at = if disorder { self.rng.below(8) as i16 } else { i };
             code.push(Insn::Load { size: Size::B, sign_extend: false, dst, base, off: off + at });
             let place = if big { count - 1 - i } else { i };
             if place > 0 {
-                code.push(Insn::Alu { width, op: AluOp::Lsh, dst, src: Operand::Imm(8 * i32::from(place)) });
+                code.push(Insn::Alu { width, op: AluOp::Lsh, dst, src: Operand::Imm(8 * i32::from(place) & mask) });
             }
             if i > 0 {
                 let op = self.rng.pick(&[AluOp::Or, AluOp::Or, AluOp::Xor, AluOp::Add]);
+                let width = if self.rng.one_in(12) { self.width() } else { width };
                 code.push(Insn::Alu { width, op, dst: a, src: Operand::Reg(b) });
             }
             if self.rng.one_in(10) {
@@ -384,7 +405,7 @@ impl Body<'_> {
             }
         }
         if self.rng.one_in(2) {
-            code.push(Insn::End { kind: EndKind::ToBe, bits: self.rng.pick(&[16, 32]), dst: a });
+            code.push(Insn::End { kind: EndKind::ToBe, bits: self.rng.pick(&[16, 32, 64]), dst: a });
         }
         code
     }
