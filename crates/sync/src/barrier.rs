@@ -72,7 +72,7 @@ mod kernel {
 mod kernel {
     use super::io;
 
-    pub(crate) fn heavy() -> io::Result<()> {
+    pub fn heavy() -> io::Result<()> {
         crate::prim::full_fence();
         Ok(())
     }

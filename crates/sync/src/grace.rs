@@ -1,8 +1,7 @@
 //! Grace periods: waiting until every run that was in progress has ended, and work deferred until then.
 //!
-//! A grace period asks each thread that holds a vCPU for attention, runs the heavy barrier, and waits for each that is
-//! in a run to leave it. A leaver clears the request, so that a thread which runs all the time holds a grace period for
-//! one run at most. Callers that come while one is in progress share the next.
+//! The waiting itself is in `quiesce`; here is who waits when: callers that come while a grace period is in progress
+//! share the next, and a reclaimer thread takes what is deferred, a queue at a time.
 //!
 //! Invariant: a grace period that began after an object was unpublished ends after every run that could have seen it.
 //! Kernel counterpart: `kernel/rcu/tree.c`, `synchronize_rcu` and `call_rcu` (6.18).
@@ -12,25 +11,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::barrier::heavy_in;
 use crate::error::SyncError;
-use crate::prim::{lock, wait};
-use crate::record::GRACE;
-use crate::sched::{RecRef, Scheduler};
-
-/// After this long a run that holds a grace period up is reported.
-const STALL: Duration = Duration::from_secs(1);
+use crate::prim::lock;
+use crate::quiesce::{Held, quiesce};
+use crate::sched::Scheduler;
 
 pub(crate) type Deferred = Box<dyn FnOnce() + Send>;
-
-/// A run that holds up a grace period, as the grace period sees it.
-pub(crate) struct Held {
-    pub(crate) cpu: u32,
-    pub(crate) tid: u32,
-    pub(crate) waited: Duration,
-}
 
 /// The grace periods of one set.
 pub(crate) struct Grace {
@@ -69,35 +57,7 @@ impl Grace {
             return Ok(());
         }
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut in_run: Vec<RecRef> = Vec::new();
-        sched.holders(GRACE, &mut in_run);
-        // Pairs with the light barriers of `try_enter` and `try_leave`: after it each thread either shows its mark, or
-        // will see what the caller unpublished; and each that leaves from here on sees the request.
-        insistently(|| heavy_in(sched.mode))?;
-        for record in in_run {
-            let since = Instant::now();
-            let mut reported = false;
-            while record.in_run() {
-                let attention = record.attention.load(Ordering::Acquire);
-                if attention & GRACE == 0 {
-                    break;
-                }
-                if since.elapsed() < Duration::from_micros(5) {
-                    std::hint::spin_loop();
-                    continue;
-                }
-                wait(&record.attention, attention, STALL.saturating_sub(since.elapsed()).max(STALL / 20));
-                if !reported && since.elapsed() >= STALL && record.in_run() {
-                    reported = true;
-                    report(&Held {
-                        cpu: record.cpu().unwrap_or(u32::MAX),
-                        tid: record.tid.load(Ordering::Relaxed),
-                        waited: since.elapsed(),
-                    });
-                }
-            }
-            record.attention.fetch_and(!GRACE, Ordering::AcqRel);
-        }
+        quiesce(sched, report)?;
         *done = number;
         Ok(())
     }
@@ -161,21 +121,6 @@ pub(crate) fn reclaim(grace: &Grace, wait: &dyn Fn() -> Result<(), SyncError>) {
         for work in batch {
             // A panic in one closure is reported by the panic hook and must not keep the others from being done.
             let _ = catch_unwind(AssertUnwindSafe(work));
-        }
-    }
-}
-
-/// Repeats a barrier that fails, which it does when the kernel is short of memory for a moment.
-fn insistently(mut barrier: impl FnMut() -> std::io::Result<()>) -> Result<(), SyncError> {
-    let mut attempt = 0;
-    loop {
-        match barrier() {
-            Ok(()) => return Ok(()),
-            Err(error) if attempt == 6 => return Err(SyncError::Barrier(error)),
-            Err(_) => {
-                std::thread::sleep(Duration::from_micros(100 << attempt));
-                attempt += 1;
-            }
         }
     }
 }

@@ -52,6 +52,8 @@
 //! # Ok::<(), skep_sync::SyncError>(())
 //! ```
 
+#![cfg_attr(loom, expect(dead_code, missing_docs, reason = "loom runs the protocol without the set around it"))]
+
 pub mod barrier;
 mod error;
 #[cfg(not(loom))]
@@ -59,10 +61,14 @@ mod grace;
 #[cfg(not(loom))]
 mod percpu;
 mod prim;
+mod quiesce;
 mod record;
 mod sched;
 #[cfg(not(loom))]
 mod set;
+
+#[cfg(all(loom, test))]
+mod loom_tests;
 
 pub use barrier::Mode;
 pub use error::{EnterError, SyncError};

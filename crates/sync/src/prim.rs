@@ -23,6 +23,11 @@ mod real {
         std::sync::atomic::fence(Ordering::SeqCst);
     }
 
+    /// Gives the CPU a moment.
+    pub(crate) fn pause() {
+        std::hint::spin_loop();
+    }
+
     /// Sleeps while `word` holds `expected`, at most for `limit`; may return early.
     pub(crate) fn wait(word: &AtomicU32, expected: u32, limit: Duration) {
         let limit = futex::Timespec {
@@ -65,6 +70,10 @@ mod model {
 
     pub(crate) fn full_fence() {
         loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn pause() {
+        loom::thread::yield_now();
     }
 
     pub(crate) fn wait(_word: &AtomicU32, _expected: u32, _limit: Duration) {

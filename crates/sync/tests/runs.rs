@@ -31,7 +31,9 @@ fn hammer(set: &CpuSet, threads: u32, runs: u64) {
                     assert_eq!(owner.swap(me, Ordering::Relaxed), 0, "two threads on one vCPU");
                     let hits = run.at(hits).cast::<u64>().as_ptr();
                     // SAFETY: this thread has the vCPU to itself: that is what is being tested.
-                    unsafe { hits.write_volatile(hits.read_volatile() + 1) };
+                    let now = unsafe { hits.read_volatile() };
+                    // SAFETY: as above.
+                    unsafe { hits.write_volatile(now + 1) };
                     if at % 1024 == 0 {
                         std::thread::yield_now();
                     }
@@ -151,7 +153,9 @@ fn pinned_threads_take_turns() {
                     assert_eq!(run.cpu().0, at % 2);
                     let hits = run.at(hits).cast::<u64>().as_ptr();
                     // SAFETY: the vCPU is this thread's.
-                    unsafe { hits.write_volatile(hits.read_volatile() + 1) };
+                    let now = unsafe { hits.read_volatile() };
+                    // SAFETY: as above.
+                    unsafe { hits.write_volatile(now + 1) };
                 }
             });
         }

@@ -74,14 +74,15 @@ impl Mutant {
 #[cfg(feature = "inject")]
 mod on {
     use super::{Mutant, POINTS, Point};
-    use std::sync::RwLock;
-    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
     static DELAYS: [AtomicU32; POINTS] = [const { AtomicU32::new(0) }; POINTS];
     static MUTANTS: AtomicU32 = AtomicU32::new(0);
     static FAIL_STEP: AtomicU32 = AtomicU32::new(0);
     static VIOLATIONS: AtomicU64 = AtomicU64::new(0);
-    static AFTER_SYNC: RwLock<Option<fn()>> = RwLock::new(None);
+    /// The addresses of hooks, 0 for none.
+    static AFTER_SYNC: AtomicUsize = AtomicUsize::new(0);
+    static STEP: AtomicUsize = AtomicUsize::new(0);
     static LATE_DELAYS: AtomicU32 = AtomicU32::new(0);
 
     /// Delays every pass of `point` by about `loops` pauses of the CPU.
@@ -108,12 +109,13 @@ mod on {
         FAIL_STEP.store(step.into(), Ordering::SeqCst);
     }
 
-    /// Adds to the CPUs that a core-serializing barrier serializes: `hook` runs after each.
-    pub fn set_after_sync(hook: Option<fn()>) {
-        match AFTER_SYNC.write() {
-            Ok(mut slot) => *slot = hook,
-            Err(poisoned) => *poisoned.into_inner() = hook,
-        }
+    /// Adds to the CPUs that a core-serializing barrier serializes: `after_sync` runs after each. `step` runs at every
+    /// point of a poke, in the poker's thread.
+    pub fn set_hooks(step: Option<fn(Point)>, after_sync: Option<fn()>) {
+        let step = step.map_or(0, |hook| hook as usize);
+        let after_sync = after_sync.map_or(0, |hook| hook as usize);
+        STEP.store(step, Ordering::SeqCst);
+        AFTER_SYNC.store(after_sync, Ordering::SeqCst);
     }
 
     /// Broken promises that the code noticed itself.
@@ -136,8 +138,17 @@ mod on {
         for _ in 0..loops {
             std::hint::spin_loop();
         }
-        if point as usize == Point::HandlerEntry as usize {
-            late_delay();
+        if matches!(point, Point::HandlerEntry | Point::HandlerHolds) {
+            if point == Point::HandlerEntry {
+                late_delay();
+            }
+            return;
+        }
+        let step = STEP.load(Ordering::SeqCst);
+        if step != 0 {
+            // SAFETY: `set_hooks` stored the address of such a function.
+            let step = unsafe { std::mem::transmute::<usize, fn(Point)>(step) };
+            step(point);
         }
     }
 
@@ -145,7 +156,7 @@ mod on {
     fn late_delay() {
         static TICK: AtomicU32 = AtomicU32::new(0);
         let n = LATE_DELAYS.load(Ordering::Relaxed);
-        if n != 0 && TICK.fetch_add(1, Ordering::Relaxed) % n == 0 {
+        if n != 0 && TICK.fetch_add(1, Ordering::Relaxed).is_multiple_of(n) {
             let time = libc::timespec { tv_sec: 0, tv_nsec: 30_000 };
             // SAFETY: sleeps; the time is valid, and the rest is not asked for.
             unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
@@ -161,11 +172,10 @@ mod on {
     }
 
     pub(crate) fn after_sync() {
-        let hook = match AFTER_SYNC.read() {
-            Ok(slot) => *slot,
-            Err(poisoned) => *poisoned.into_inner(),
-        };
-        if let Some(hook) = hook {
+        let hook = AFTER_SYNC.load(Ordering::SeqCst);
+        if hook != 0 {
+            // SAFETY: `set_hooks` stored the address of such a function.
+            let hook = unsafe { std::mem::transmute::<usize, fn()>(hook) };
             hook();
         }
     }
@@ -174,7 +184,7 @@ mod on {
 #[cfg(feature = "inject")]
 pub(crate) use on::{after_sync, at, fails, mutant, violation};
 #[cfg(feature = "inject")]
-pub use on::{reset_violations, set_after_sync, set_delay, set_failing_step, set_late, set_mutant, violations};
+pub use on::{reset_violations, set_delay, set_failing_step, set_hooks, set_late, set_mutant, violations};
 
 #[cfg(not(feature = "inject"))]
 mod off {

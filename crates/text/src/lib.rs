@@ -18,8 +18,9 @@
 //! with an arena refuses to let them in.
 //!
 //! # Debuggers
-//! A debugger sees each trap first. Tell it to pass them on: `handle SIGTRAP nostop noprint pass`. A breakpoint that it
-//! sets on a site is understood: the handler continues as the instruction under it.
+//! A debugger sees each trap first. Once the program has started, tell it to pass them on, in gdb with
+//! `handle SIGTRAP nostop noprint pass`, and continue from its own breakpoints with `signal 0`. A trap byte that somebody
+//! else put on a site, such as a uprobe, is understood: the thread goes on as the instruction under it.
 //!
 //! # Invariant
 //! One batch at a time, behind one lock, its vector sorted; while it runs, every address in it is owned by an installed
@@ -33,6 +34,8 @@ pub mod key;
 mod owners;
 mod poke;
 mod refs;
+#[cfg(all(feature = "inject", target_arch = "x86_64"))]
+pub mod soak;
 mod trap;
 
 pub use arch::{CodeAddr, SiteBytes};

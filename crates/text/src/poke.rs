@@ -19,7 +19,7 @@ use crate::inject::{self, Mutant, Point};
 use crate::key::Registry;
 use crate::owners::SiteRecord;
 use crate::refs::{self, Refs};
-use crate::trap::{self, Batch, CANARY, Lookup};
+use crate::trap::{self, Batch, Lookup};
 
 /// What one poke did.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,14 +51,21 @@ pub(crate) struct Poke {
     /// Sites whose trap byte stayed, because a barrier failed.
     stuck: Vec<Entry>,
     registry: Registry,
+    /// Batches so far.
+    batches: u64,
 }
 
 // SAFETY: the pointers of an entry are used only while the lock is held, and those of `stuck` are removed when their
 // image goes.
 unsafe impl Send for Poke {}
 
-static POKE: Mutex<Poke> =
-    Mutex::new(Poke { queue: Vec::new(), lookup: Vec::new(), stuck: Vec::new(), registry: Registry::new() });
+static POKE: Mutex<Poke> = Mutex::new(Poke {
+    queue: Vec::new(),
+    lookup: Vec::new(),
+    stuck: Vec::new(),
+    registry: Registry::new(),
+    batches: 0,
+});
 
 /// Proof that no other poke is running, and that no site goes away.
 pub(crate) struct PokeLock(MutexGuard<'static, Poke>);
@@ -235,7 +242,9 @@ impl Poke {
         let start = Instant::now();
         self.lookup.clear();
         self.lookup.extend(self.queue.iter().map(|entry| Lookup { at: entry.at, new: entry.new.to_word() }));
-        let mut batch = Batch { sites: self.lookup.as_ptr(), len: self.lookup.len(), canary: AtomicU64::new(CANARY) };
+        self.batches += 1;
+        let number = AtomicU64::new(self.batches);
+        let mut batch = Batch { sites: self.lookup.as_ptr(), len: self.lookup.len(), number };
         // 1. The batch, then the references: who finds a reference raised finds the batch, and who meets a trap byte
         //    finds a reference raised.
         trap::publish(&raw mut batch);
@@ -247,7 +256,7 @@ impl Poke {
         let early = inject::mutant(Mutant::EarlyDrop);
         let waited = if early { 0 } else { refs::drop_and_wait(true) };
         trap::publish(std::ptr::null_mut());
-        batch.canary.store(0, Ordering::SeqCst);
+        batch.number.store(0, Ordering::SeqCst);
         match done {
             Ok(()) => Ok(PokeReport { nr_entries: self.queue.len(), took: start.elapsed(), waited }),
             Err(error) => {

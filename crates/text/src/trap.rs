@@ -34,22 +34,21 @@ pub(crate) struct Lookup {
 pub(crate) struct Batch {
     pub(crate) sites: *const Lookup,
     pub(crate) len: usize,
-    /// [`CANARY`] while the batch is published.
-    pub(crate) canary: AtomicU64,
+    /// A number that no other batch has while this one is published, then 0. For tests.
+    pub(crate) number: AtomicU64,
 }
-
-/// What a published batch carries.
-pub(crate) const CANARY: u64 = 0x5eed_ba7c;
 
 impl Batch {
     fn find(&self, at: CodeAddr) -> Option<Lookup> {
+        let number = self.number.load(Ordering::Relaxed);
+        inject::at(Point::HandlerHolds);
         // SAFETY: the slice is the poker's, who waits for this handler's reference before changing it.
         let sites = unsafe { std::slice::from_raw_parts(self.sites, self.len) };
         let found = sites.binary_search_by_key(&at, |site| site.at).ok().and_then(|place| sites.get(place)).copied();
         if cfg!(feature = "inject") {
             // A test build looks twice: what the search misses must not be there, and the batch must still be the batch.
             let missed = found.is_none() && sites.iter().any(|site| site.at == at);
-            if missed || self.canary.load(Ordering::SeqCst) != CANARY {
+            if missed || number == 0 || self.number.load(Ordering::SeqCst) != number {
                 inject::violation();
             }
         }
@@ -76,7 +75,6 @@ fn resolve(slot: &'static CpuSlot, at: CodeAddr) -> Option<u64> {
     fence(Ordering::Acquire);
     let word = refs::word(slot);
     if refs::get_unless_zero(word) {
-        inject::at(Point::HandlerHolds);
         // SAFETY: a raised reference means a published batch, which stays until the reference is put.
         let batch = unsafe { BATCH.load(Ordering::Acquire).as_ref() };
         let hit = batch.and_then(|batch| batch.find(at));
@@ -99,9 +97,6 @@ fn resolve(slot: &'static CpuSlot, at: CodeAddr) -> Option<u64> {
     })
 }
 
-/// `si_code` of a trap instruction.
-const SI_KERNEL: i32 = 0x80;
-
 #[cfg(target_arch = "x86_64")]
 unsafe extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the address of this thread's errno, which exists before any code of the thread runs.
@@ -112,10 +107,10 @@ unsafe extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *
     let machine = context.cast::<libc::ucontext_t>();
     // SAFETY: the kernel passes a valid context to a handler installed with SA_SIGINFO.
     let rip = unsafe { &mut (*machine).uc_mcontext.gregs[libc::REG_RIP as usize] };
-    // SAFETY: the kernel passes a valid description to a handler installed with SA_SIGINFO.
-    let code = unsafe { (*info).si_code };
     let at = CodeAddr(rip.cast_unsigned().wrapping_sub(1));
-    let next = if code == SI_KERNEL { resolve(refs::current_slot(), at) } else { None };
+    // Whatever sent the signal: no instruction starts one byte into a site, so that a thread which is there has met the
+    // trap. A debugger that passes a trap on may have changed the description of the signal.
+    let next = resolve(refs::current_slot(), at);
     match next {
         Some(next) => *rip = next.cast_signed(),
         // SAFETY: the arguments are the kernel's.
@@ -140,7 +135,8 @@ unsafe fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_v
         libc::SIG_DFL | libc::SIG_IGN => {
             // SAFETY: `info` is valid.
             let from_a_process = unsafe { (*info).si_code } <= 0;
-            if previous.sa_sigaction == libc::SIG_IGN && from_a_process {
+            // A debugger that passes traps on passes on those of its own breakpoints as well, and has dealt with them.
+            if (previous.sa_sigaction == libc::SIG_IGN && from_a_process) || traced() {
                 return;
             }
             // As if we had never been there: the signal, blocked until this handler returns, ends the process. The
@@ -168,6 +164,24 @@ unsafe fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_v
             unsafe { handler(signal) };
         }
     }
+}
+
+/// Whether a debugger is attached. For the handler: system calls and the stack only.
+fn traced() -> bool {
+    const KEY: &[u8] = b"\nTracerPid:\t";
+    let mut text = [0_u8; 1024];
+    // SAFETY: the path is a C string.
+    let file = unsafe { libc::open(c"/proc/self/status".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return false;
+    }
+    // SAFETY: as many bytes as the buffer has.
+    let len = unsafe { libc::read(file, text.as_mut_ptr().cast(), text.len()) };
+    // SAFETY: opened above.
+    unsafe { libc::close(file) };
+    let text = text.get(..usize::try_from(len).unwrap_or(0)).unwrap_or(&[]);
+    let value = text.windows(KEY.len()).position(|window| window == KEY).and_then(|at| text.get(at + KEY.len()));
+    value.is_some_and(|&digit| digit != b'0')
 }
 
 /// The disposition of SIGTRAP now.

@@ -19,7 +19,8 @@ use crate::poke::Entry;
 pub(crate) struct Module {
     start: *const RawSite,
     end: *const RawSite,
-    known: Option<Known>,
+    /// None: not read yet; `Some(None)`: there is nothing but the empty record.
+    known: Option<Option<Known>>,
 }
 
 struct Known {
@@ -50,10 +51,11 @@ impl Module {
 
     /// Appends the sites of key `id`, with the form that they have while the key is `on`.
     pub(super) fn entries(&mut self, id: usize, on: bool, into: &mut Vec<Entry>) -> Result<(), TextError> {
-        if self.known.is_none() {
-            self.known = Some(self.read()?);
-        }
-        let Some(known) = &mut self.known else { return Err(TextError::Internal("records read and not there")) };
+        let known = match &mut self.known {
+            Some(known) => known,
+            unread => unread.insert(read(self.start, self.end)?),
+        };
+        let Some(known) = known else { return Ok(()) };
         let first = known.sites.partition_point(|site| site.key < id);
         let mine = known.sites[first..].iter().take_while(|site| site.key == id);
         known.remap.make_writable(mine.clone().map(|site| site.at))?;
@@ -64,44 +66,44 @@ impl Module {
         }
         Ok(())
     }
+}
 
-    /// Reads the records and publishes the sites to the handler.
-    fn read(&self) -> Result<Known, TextError> {
-        let count = (self.end.addr() - self.start.addr()) / size_of::<RawSite>();
-        let mut sites = Vec::with_capacity(count);
-        let mut records = Vec::with_capacity(count);
-        for place in 0..count {
-            let raw = self.start.wrapping_add(place);
-            // SAFETY: a record of the section, which is loaded and read-only.
-            let raw = unsafe { &*raw };
-            if raw.at == 0 {
-                continue;
-            }
-            let at = CodeAddr(relative(&raw.at, raw.at.into()));
-            let code = std::ptr::with_exposed_provenance::<[u8; x64::SITE_LEN]>(address(at));
-            // SAFETY: the record names an instruction of five bytes in loaded code, which only this crate changes, under
-            // the lock.
-            let bytes = unsafe { code.read_volatile() };
-            let form = x64::decode(at, bytes).ok_or(TextError::NotASite { at })?;
-            records.push(SiteRecord { at, current: AtomicU64::new(form.to_word()) });
-            sites.push(Site {
-                key: address(CodeAddr(relative(&raw.key, raw.key))),
-                at,
-                to: CodeAddr(relative(&raw.to, raw.to.into())),
-                likely: raw.likely & 1 != 0,
-            });
+/// Reads the records and publishes the sites to the handler.
+fn read(start: *const RawSite, end: *const RawSite) -> Result<Option<Known>, TextError> {
+    let count = (end.addr() - start.addr()) / size_of::<RawSite>();
+    let mut sites = Vec::with_capacity(count);
+    let mut records = Vec::with_capacity(count);
+    for place in 0..count {
+        let raw = start.wrapping_add(place);
+        // SAFETY: a record of the section, which is loaded and read-only.
+        let raw = unsafe { &*raw };
+        if raw.at == 0 {
+            continue;
         }
-        sites.sort_by_key(|site| (site.key, site.at));
-        records.sort_by_key(|record| record.at);
-        let (Some(first), Some(last)) = (records.first(), records.last()) else {
-            return Err(TextError::Internal("a module without branches"));
-        };
-        let range = first.at.0..last.at.0 + x64::SITE_LEN as u64;
-        let remap = Remap::new(range.clone())?;
-        let image = Box::leak(Box::new(Image { id: owners::next_image_id(), sites: records.into() }));
-        owners::add(range.start, range.end, std::ptr::null_mut(), image);
-        Ok(Known { sites, image, remap })
+        let at = CodeAddr(relative(&raw.at, raw.at.into()));
+        let code = std::ptr::with_exposed_provenance::<[u8; x64::SITE_LEN]>(address(at));
+        // SAFETY: the record names an instruction of five bytes in loaded code, which only this crate changes, under
+        // the lock.
+        let bytes = unsafe { code.read_volatile() };
+        let form = x64::decode(at, bytes).ok_or(TextError::NotASite { at })?;
+        records.push(SiteRecord { at, current: AtomicU64::new(form.to_word()) });
+        sites.push(Site {
+            key: address(CodeAddr(relative(&raw.key, raw.key))),
+            at,
+            to: CodeAddr(relative(&raw.to, raw.to.into())),
+            likely: raw.likely & 1 != 0,
+        });
     }
+    sites.sort_by_key(|site| (site.key, site.at));
+    records.sort_by_key(|record| record.at);
+    let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        return Ok(None);
+    };
+    let range = first.at.0..last.at.0 + x64::SITE_LEN as u64;
+    let remap = Remap::new(range.clone())?;
+    let image = Box::leak(Box::new(Image { id: owners::next_image_id(), sites: records.into() }));
+    owners::add(range.start, range.end, std::ptr::null_mut(), image);
+    Ok(Some(Known { sites, image, remap }))
 }
 
 /// The address that lies `distance` from a field.
