@@ -18,6 +18,8 @@ mod graph;
 
 mod ext;
 
+mod core;
+
 mod build;
 mod write;
 
@@ -25,6 +27,7 @@ pub mod dump;
 
 pub use build::Builder;
 pub use check::Rules;
+pub use core::{CoreTarget, Patch, Resolution};
 pub use error::{Error, Result};
 pub use ext::{BtfExt, CoreRelo, CoreReloKind, FuncInfo, LineInfo, SecInfo};
 pub use graph::{Btf, FoundMember};

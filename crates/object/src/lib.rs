@@ -21,9 +21,11 @@ mod types;
 mod link;
 mod relocate;
 
+mod core;
 mod edit;
 mod error;
 
+pub use core::{POISON_CALL, Poisoned};
 pub use error::{Error, Result};
 pub use parse::parse;
 pub use sec::Sec;
