@@ -5,6 +5,7 @@ mod checks;
 mod fuzz;
 mod objects;
 mod shell;
+mod soak;
 mod tidy;
 mod tools;
 
@@ -48,6 +49,13 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Prove a protocol under load for a while
+    Soak {
+        #[command(subcommand)]
+        what: soak::What,
+    },
+    /// Check the protocol of vCPUs and grace periods in every order of its steps, with loom
+    Loom,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +65,8 @@ fn main() -> ExitCode {
         Task::Objects => objects::build().map(|_| ()),
         Task::Bless { filter } => checks::bless(filter.as_deref()),
         Task::Fuzz { seconds, seed } => fuzz::run_for(seconds, seed),
+        Task::Soak { what } => soak::run(&what),
+        Task::Loom => soak::loom(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
