@@ -4,3 +4,4 @@ pub mod kernel;
 pub mod kernel_object;
 pub mod mutate;
 pub mod probe;
+pub mod vectors;
