@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use skep_btf::{Btf, BtfExt, Rules, dump};
+use skep_btf::{Btf, BtfExt, CoreTarget, Rules, dump};
 use skep_testing::mutate::{Rng, committed_objects, mutate};
 
 /// How long to go on and where to start.
@@ -39,10 +39,17 @@ fn section(object: &[u8], name: &str) -> Option<Vec<u8>> {
     Some(file.section_by_name(name)?.data().ok()?.to_vec())
 }
 
+/// A committed object.
+fn named(name: &str) -> Vec<u8> {
+    committed_objects().into_iter().find(|(found, _)| found == name).expect(name).1
+}
+
 #[test]
 fn damaged_objects_are_refused_or_right() {
     let objects = committed_objects();
     assert!(objects.len() > 10);
+    let target = section(&named("core_target.bpf.o"), ".BTF").and_then(|bytes| Btf::parse(&bytes).ok());
+    let target = target.expect("a committed object's types");
     let (mut accepted, mut refused, mut slowest) = (0u32, 0u32, Duration::ZERO);
     for mut rng in Plan::new(3000).rounds() {
         for (name, bytes) in &objects {
@@ -50,8 +57,14 @@ fn damaged_objects_are_refused_or_right() {
             let damaged = mutate(&mut rng, bytes, other);
             let start = Instant::now();
             match skep_object::parse(&damaged, name) {
-                Ok(spec) => {
+                Ok(mut spec) => {
                     accepted += 1;
+                    if let Some(btf) = spec.btf.clone() {
+                        let relos = spec.programs.iter().map(|p| p.core_relos.len()).sum::<usize>();
+                        let own = CoreTarget::identity(&btf);
+                        let poisoned = spec.programs.clone().iter_mut().map(|p| p.apply_core(&btf, &own).len()).sum();
+                        assert!(spec.apply_core(&target).len() <= relos && relos >= poisoned, "{name}");
+                    }
                     let maps: usize = spec.maps.iter().map(|m| m.image.len()).sum();
                     assert!(maps <= 2 * damaged.len() + (1 << 20), "{name}: {maps} bytes of images");
                     for insn in spec.programs.iter().flat_map(|p| &p.insns).filter(|i| i.code == 0x18) {
