@@ -1,7 +1,10 @@
 //! Test support: text vectors, generators and the running kernel as an oracle.
 
+pub mod generate;
 pub mod kernel;
 pub mod kernel_object;
 pub mod mutate;
 pub mod probe;
 pub mod vectors;
+pub mod random;
+pub mod verdict;

@@ -83,11 +83,32 @@ impl<'a> ProgLoad<'a> {
         self.attempt(self.log_level)
     }
 
+    /// As [`ProgLoad::load`], but of a long log keeps the last 64 KiB: a program that reaches the limits would have the
+    /// kernel write hundreds of megabytes.
+    ///
+    /// # Errors
+    /// The errno, with the end of the log of level 1.
+    pub fn load_briefly(&self) -> Result<Loaded, LoadFailure> {
+        let failure = match self.attempt_in(0, 0, false) {
+            Err(failure) => failure,
+            loaded => return loaded,
+        };
+        match self.attempt_in(1, 1 << 16, false) {
+            Err(LoadFailure { log, .. }) => Err(LoadFailure { log, ..failure }),
+            Ok(_) => Err(failure),
+        }
+    }
+
     fn attempt(&self, log_level: u32) -> Result<Loaded, LoadFailure> {
+        self.attempt_in(log_level, if log_level == 0 { 0 } else { 1 << 16 }, true)
+    }
+
+    /// One load with a log of so many bytes, or of as many as are wanted if it may grow.
+    fn attempt_in(&self, log_level: u32, log_size: usize, grow: bool) -> Result<Loaded, LoadFailure> {
         let license =
             CString::new(self.license).map_err(|_| LoadFailure { errno: Errno::EINVAL, log: String::new() })?;
         let bytes = RawInsn::program_to_bytes(self.insns);
-        let mut log = vec![0u8; if log_level == 0 { 0 } else { 1 << 16 }];
+        let mut log = vec![0u8; log_size];
         loop {
             let mut attr = sys::ProgLoadAttr {
                 prog_type: self.prog_type as u32,
@@ -117,6 +138,7 @@ impl<'a> ProgLoad<'a> {
             let result = unsafe { sys::bpf_fd(sys::PROG_LOAD, &mut attr) };
             let wanted = attr.log_true_size as usize;
             if let Err(Errno::ENOSPC) = result
+                && grow
                 && wanted > log.len()
             {
                 log = vec![0; wanted];

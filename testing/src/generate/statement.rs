@@ -1,0 +1,536 @@
+//! Statements: what a program does next, given what its registers hold.
+
+use skep_abi::{AluOp, Insn, Operand, ProgType, RawInsn, Reg, Size, Width};
+
+use super::Builder;
+use super::build::Open;
+use super::value::{JMP, Kind, SIZES};
+use crate::random::Random;
+
+/// The long-lived registers.
+const LONG: [Reg; 4] = [Reg::R6, Reg::R7, Reg::R8, Reg::R9];
+
+/// Makes one program.
+pub(super) struct Generator {
+    pub(super) random: Random,
+    pub(super) b: Builder,
+    pub(super) prog_type: ProgType,
+    mistakes: u64,
+    kinds: [Kind; 4],
+    /// Registers that count the rounds of a loop around the current statement.
+    counters: Vec<Reg>,
+    /// Branches and loops around the current statement.
+    depth: u32,
+    /// Calls and callback addresses of subprograms to be written at the end.
+    calls: Vec<(Open, Callee)>,
+    /// Statements that may still be made.
+    budget: u32,
+    /// Whether this is the main program, which has the context.
+    main: bool,
+    /// First slots of the subprograms.
+    starts: Vec<u32>,
+}
+
+/// What a subprogram expects.
+#[derive(Clone, Copy)]
+enum Callee {
+    /// `r1` a number, `r2` a pointer to 16 initialised bytes of the caller's stack.
+    Function,
+    /// `bpf_loop`'s callback: `r1` the index, `r2` the same pointer.
+    LoopBody,
+}
+
+impl Generator {
+    pub(super) fn new(random: Random, prog_type: ProgType, mistakes: u64) -> Self {
+        Self {
+            random,
+            b: Builder::default(),
+            prog_type,
+            mistakes,
+            kinds: [Kind::Unset; 4],
+            counters: Vec::new(),
+            depth: 0,
+            calls: Vec::new(),
+            budget: 60,
+            main: true,
+            starts: vec![0],
+        }
+    }
+
+    /// The program and the first slots of its subprograms.
+    pub(super) fn finish(self) -> (Vec<RawInsn>, Vec<u32>) {
+        (self.b.finish(), self.starts)
+    }
+
+    /// Whether to make a mistake here.
+    pub(super) fn mistake(&mut self) -> bool {
+        self.mistakes != u64::MAX && self.random.one_in(self.mistakes)
+    }
+
+    /// A long-lived register with such a kind.
+    pub(super) fn find(&mut self, wanted: impl Fn(Kind) -> bool) -> Option<Reg> {
+        let found: Vec<Reg> =
+            LONG.into_iter().zip(self.kinds).filter(|(_, kind)| wanted(*kind)).map(|(r, _)| r).collect();
+        (!found.is_empty()).then(|| self.random.pick(&found))
+    }
+
+    pub(super) fn any_register(&mut self) -> Reg {
+        self.random.pick(&[Reg::R0, Reg::R1, Reg::R2, Reg::R5, Reg::R6, Reg::R7, Reg::R8, Reg::R9, Reg::R10])
+    }
+
+    /// A register to write: not the context, so that there is something to ask of it, and no loop's counter.
+    fn target(&mut self) -> Reg {
+        let keep_ctx = self.main && !self.random.one_in(12);
+        let free: Vec<Reg> =
+            LONG.into_iter().filter(|reg| !(keep_ctx && *reg == Reg::R6 || self.counters.contains(reg))).collect();
+        self.random.pick(&free)
+    }
+
+    fn kind(&mut self, reg: Reg) -> &mut Kind {
+        &mut self.kinds[reg.index() - 6]
+    }
+
+    /// The main program, then the subprograms that it asked for.
+    pub(super) fn program(&mut self) {
+        self.b.mov(Reg::R6, Reg::R1);
+        *self.kind(Reg::R6) = Kind::Ctx;
+        if !self.mistake() {
+            self.b.store(Size::Dw, Reg::R10, -16, Operand::Imm(0));
+            self.b.store(Size::Dw, Reg::R10, -8, Operand::Imm(0));
+        }
+        let count = self.random.range(3, 16);
+        self.statements(count);
+        self.end();
+        self.main = false;
+        while let Some((call, callee)) = self.calls.pop() {
+            self.b.define(&call);
+            self.starts.push(u32::try_from(self.b.here()).expect("a short program"));
+            self.subprogram(callee);
+        }
+    }
+
+    fn subprogram(&mut self, callee: Callee) {
+        self.kinds = [Kind::Scalar(None), Kind::Memory(16), Kind::Unset, Kind::Unset];
+        self.b.mov(Reg::R6, Reg::R1);
+        self.b.mov(Reg::R7, Reg::R2);
+        self.b.store(Size::Dw, Reg::R10, -16, Operand::Imm(0));
+        self.b.store(Size::Dw, Reg::R10, -8, Operand::Imm(0));
+        self.budget = self.budget.max(6);
+        let count = self.random.range(1, 5);
+        self.statements(count);
+        match callee {
+            Callee::Function => self.end(),
+            Callee::LoopBody => {
+                let result = self.random.range(0, 1);
+                self.b.set(Reg::R0, result);
+                self.b.exit();
+            }
+        }
+    }
+
+    pub(super) fn statements(&mut self, count: i32) {
+        for _ in 0..count {
+            if self.budget == 0 {
+                return;
+            }
+            self.budget -= 1;
+            self.statement();
+        }
+    }
+
+    fn statement(&mut self) {
+        let fresh = self.target();
+        match self.random.below(24) {
+            0..=2 => {
+                self.release(fresh);
+                *self.kind(fresh) = self.fresh_scalar(fresh);
+            }
+            3..=5 => self.on_scalar(),
+            6 | 7 => self.stack(),
+            8 | 9 => {
+                self.release(fresh);
+                *self.kind(fresh) = self.lookup(fresh);
+                if !self.random.one_in(5) {
+                    self.checked(fresh);
+                }
+            }
+            10..=12 => self.use_memory(),
+            13 | 14 => self.packet_statement(fresh),
+            15 | 16 if self.depth < 2 => self.conditional(),
+            17 if self.depth < 2 => self.repeat(),
+            18 => self.helper(),
+            19 if self.calls.len() < 3 => self.call_subprogram(),
+            20 => {
+                self.release(fresh);
+                *self.kind(fresh) = self.reserve(fresh);
+                if !self.random.one_in(8) {
+                    self.null_check(fresh);
+                }
+                if !self.random.one_in(8) {
+                    self.release(fresh);
+                }
+            }
+            21 if self.main => self.tail_call(),
+            22 => self.spill(),
+            _ => self.on_scalar(),
+        }
+    }
+
+    fn on_scalar(&mut self) {
+        let Some(reg) = self.find(|kind| matches!(kind, Kind::Scalar(_))) else { return };
+        if self.random.one_in(3) {
+            *self.kind(reg) = Kind::Scalar(Some(self.bound(reg)));
+        } else if self.mistake() {
+            let wrong = self.random.pick(&LONG);
+            self.arithmetic(wrong);
+        } else {
+            *self.kind(reg) = self.arithmetic(reg);
+        }
+    }
+
+    /// Loads and stores on the stack, at fixed and variable offsets.
+    fn stack(&mut self) {
+        let size = self.random.pick(&SIZES);
+        if self.random.one_in(3)
+            && let Some(index) = self.find(|kind| matches!(kind, Kind::Scalar(_)))
+        {
+            self.b.mov(Reg::R2, index);
+            let mask = self.random.pick(&[7, 8, 12]);
+            self.b.alu(Width::W64, AluOp::And, Reg::R2, Operand::Imm(mask));
+            self.b.mov(Reg::R1, Reg::R10);
+            let base = if self.mistake() { self.random.range(-20, 8) } else { -16 };
+            self.b.add_imm(Reg::R1, base);
+            self.b.add_reg(Reg::R1, Reg::R2);
+            if self.random.one_in(2) {
+                self.b.load(Size::B, Reg::R0, Reg::R1, 0);
+            } else {
+                self.b.store(Size::B, Reg::R1, 0, Operand::Imm(3));
+            }
+            return;
+        }
+        let bytes = i32::from(size.bytes());
+        let mut off = -(self.random.range(1, 64 / bytes) * bytes);
+        if self.mistake() {
+            off = self.random.pick(&[-520, -513, -3, -1, 0, 1, 8, -512]);
+        }
+        let off = i16::try_from(off).expect("small");
+        let src = self.random.pick(&LONG);
+        let kind = *self.kind(src);
+        let whole = matches!(kind, Kind::Scalar(_)) || size == Size::Dw || self.mistake();
+        if kind != Kind::Unset && whole && self.random.one_in(2) {
+            self.b.store(size, Reg::R10, off, Operand::Reg(src));
+        } else {
+            let imm = self.random.immediate();
+            self.b.store(size, Reg::R10, off, Operand::Imm(imm));
+        }
+        if !self.random.one_in(4) {
+            let narrower = self.random.pick(&SIZES);
+            let size = if self.mistake() { narrower } else { size };
+            self.b.load(size, Reg::R0, Reg::R10, off);
+        }
+    }
+
+    /// A register to the stack and back, perhaps into another or in part.
+    fn spill(&mut self) {
+        let (from, to) = (self.random.pick(&LONG), self.target());
+        let kind = *self.kind(from);
+        if kind == Kind::Unset || matches!(kind, Kind::Record(_)) || matches!(*self.kind(to), Kind::Record(_)) {
+            return;
+        }
+        let off = self.random.pick(&[-24, -32, -40]);
+        self.b.store(Size::Dw, Reg::R10, off, Operand::Reg(from));
+        if self.mistake() {
+            self.b.store(self.random.pick(&SIZES), Reg::R10, off, Operand::Imm(1));
+        }
+        if matches!(kind, Kind::Scalar(_)) && self.random.one_in(3) {
+            let size = self.random.pick(&SIZES);
+            self.b.load(size, to, Reg::R10, off);
+            *self.kind(to) = Kind::Scalar(None);
+        } else {
+            self.b.load(Size::Dw, to, Reg::R10, off);
+            *self.kind(to) = kind;
+        }
+    }
+
+    /// Checks the possibly null pointer in `reg`.
+    fn checked(&mut self, reg: Reg) {
+        self.null_check(reg);
+        if let Kind::MaybeMemory(size) = *self.kind(reg) {
+            *self.kind(reg) = Kind::Memory(size);
+        }
+    }
+
+    fn use_memory(&mut self) {
+        let wanted = |kind| matches!(kind, Kind::Memory(_) | Kind::MaybeMemory(_) | Kind::Packet(_));
+        let Some(reg) = self.find(wanted) else { return };
+        let kind = *self.kind(reg);
+        match kind {
+            Kind::MaybeMemory(_) if !self.mistake() => self.checked(reg),
+            Kind::Memory(size) | Kind::MaybeMemory(size) => self.access(reg, size, false),
+            Kind::Packet(bytes) => self.access(reg, u32::from(bytes), true),
+            _ => {}
+        }
+    }
+
+    fn packet_statement(&mut self, dst: Reg) {
+        if self.prog_type == ProgType::SocketFilter && !self.mistake() {
+            // Socket filters read the packet by LD_ABS and LD_IND, with the context in r6.
+            if *self.kind(Reg::R6) == Kind::Ctx && self.main {
+                let size = self.random.pick(&[Size::B, Size::H, Size::W]);
+                let imm = self.random.range(0, 60);
+                match self.find(|kind| matches!(kind, Kind::Scalar(_))) {
+                    Some(src) if self.random.one_in(2) => self.b.add(Insn::LdInd { size, src, imm }),
+                    _ => self.b.add(Insn::LdAbs { size, imm }),
+                }
+                if dst != Reg::R6 {
+                    self.release(dst);
+                    self.b.mov(dst, Reg::R0);
+                    *self.kind(dst) = Kind::Scalar(None);
+                }
+            }
+            return;
+        }
+        self.release(dst);
+        if let Some(kind) = self.packet(dst) {
+            *self.kind(dst) = kind;
+            self.use_memory();
+        }
+    }
+
+    fn condition(&mut self) -> Option<(Width, skep_abi::JmpOp, Reg, Operand)> {
+        let dst = self.find(|kind| matches!(kind, Kind::Scalar(_)))?;
+        let width = self.random.pick(&[Width::W32, Width::W64]);
+        let op = self.random.pick(&JMP);
+        let other = self.find(|kind| matches!(kind, Kind::Scalar(_))).filter(|_| self.random.one_in(3));
+        let imm = if self.random.one_in(2) { self.random.range(0, 64) } else { self.random.immediate() };
+        Some((width, op, dst, other.map_or(Operand::Imm(imm), Operand::Reg)))
+    }
+
+    /// `if` with one or two arms.
+    fn conditional(&mut self) {
+        let Some((width, op, dst, src)) = self.condition() else { return };
+        self.depth += 1;
+        let other_way = self.b.branch(width, op, dst, src);
+        let before = self.kinds;
+        let count = self.random.range(1, 4);
+        self.statements(count);
+        let then = self.kinds;
+        if self.random.one_in(2) {
+            let over = self.b.skip();
+            self.b.land(other_way);
+            self.kinds = before;
+            let count = self.random.range(1, 4);
+            self.statements(count);
+            self.b.land(over);
+        } else {
+            self.kinds = before;
+            self.b.land(other_way);
+        }
+        self.join(then);
+        self.depth -= 1;
+    }
+
+    /// Keeps what both ways agree on.
+    fn join(&mut self, other: [Kind; 4]) {
+        for (kind, other) in self.kinds.iter_mut().zip(other) {
+            *kind = match (*kind, other) {
+                (a, b) if a == b => a,
+                (Kind::Scalar(_), Kind::Scalar(_)) => Kind::Scalar(None),
+                _ => Kind::Unset,
+            };
+        }
+    }
+
+    /// A loop of one of the shapes that a verifier can follow.
+    fn repeat(&mut self) {
+        let counter = self.target();
+        self.release(counter);
+        self.counters.push(counter);
+        self.depth += 1;
+        let before = self.kinds;
+        let rounds = match self.random.below(64) {
+            0 if self.mistake() => 100_000,
+            _ => self.random.range(1, if self.depth > 1 { 3 } else { 6 }),
+        };
+        let may_goto = self.random.one_in(4);
+        self.b.set(counter, 0);
+        let top = self.b.here();
+        let leave = may_goto.then(|| self.b.may_goto());
+        *self.kind(counter) = Kind::Unset;
+        let count = self.random.range(1, 3);
+        self.statements(count);
+        if let Some(leave) = leave {
+            self.b.back(top);
+            self.b.land(leave);
+        } else {
+            self.b.add_imm(counter, 1);
+            let width = self.random.pick(&[Width::W32, Width::W64]);
+            let op = self.random.pick(&[skep_abi::JmpOp::Lt, skep_abi::JmpOp::Ne, skep_abi::JmpOp::Slt]);
+            self.b.branch_back(width, op, counter, Operand::Imm(rounds), top);
+        }
+        self.join(before);
+        self.counters.pop();
+        *self.kind(counter) = if may_goto { Kind::Unset } else { Kind::Scalar(None) };
+        self.depth -= 1;
+    }
+
+    /// Helpers with memory and size arguments.
+    fn helper(&mut self) {
+        match self.random.below(4) {
+            0 => {
+                // map_update_elem
+                self.b.store(Size::Dw, Reg::R10, -8, Operand::Imm(1));
+                self.b.store(Size::Dw, Reg::R10, -64, Operand::Imm(2));
+                let map = if self.mistake() { 1 } else { 6 };
+                self.b.map(Reg::R1, map);
+                self.b.mov(Reg::R2, Reg::R10);
+                self.b.add_imm(Reg::R2, -8);
+                self.b.mov(Reg::R3, Reg::R10);
+                let value = if self.mistake() { -8 } else { -16 };
+                self.b.add_imm(Reg::R3, value);
+                self.b.set(Reg::R4, 0);
+                self.b.call(2);
+            }
+            1 if self.prog_type != ProgType::Xdp => self.skb_load_bytes(),
+            1 => {
+                // xdp_adjust_head: packet pointers die.
+                if let Some(ctx) = self.find(|kind| kind == Kind::Ctx) {
+                    self.b.mov(Reg::R1, ctx);
+                    let delta = self.random.range(-16, 16);
+                    self.b.set(Reg::R2, delta);
+                    self.b.call(44);
+                    self.forget_packets();
+                }
+            }
+            2 if self.prog_type != ProgType::SocketFilter || self.mistake() => {
+                // csum_diff over the stack.
+                self.b.mov(Reg::R1, Reg::R10);
+                self.b.add_imm(Reg::R1, -16);
+                let size = if self.mistake() { 24 } else { self.random.pick(&[0, 4, 8, 16]) };
+                self.b.set(Reg::R2, size);
+                self.b.set(Reg::R3, 0);
+                self.b.set(Reg::R4, 0);
+                self.b.set(Reg::R5, 0);
+                self.b.call(28);
+            }
+            _ => self.b.call(8),
+        }
+    }
+
+    fn skb_load_bytes(&mut self) {
+        let Some(ctx) = self.find(|kind| kind == Kind::Ctx) else { return };
+        let size = self.find(|kind| matches!(kind, Kind::Scalar(_))).filter(|_| self.random.one_in(2));
+        match size {
+            Some(size) => {
+                self.b.mov(Reg::R4, size);
+                self.b.alu(Width::W64, AluOp::And, Reg::R4, Operand::Imm(7));
+                if !self.mistake() {
+                    self.b.add_imm(Reg::R4, 1);
+                }
+            }
+            None => {
+                let size = if self.mistake() { 40 } else { self.random.range(1, 16) };
+                self.b.set(Reg::R4, size);
+            }
+        }
+        self.b.mov(Reg::R1, ctx);
+        self.b.set(Reg::R2, 0);
+        self.b.mov(Reg::R3, Reg::R10);
+        self.b.add_imm(Reg::R3, -16);
+        self.b.call(26);
+    }
+
+    fn forget_packets(&mut self) {
+        let keep = self.mistake();
+        for kind in &mut self.kinds {
+            if matches!(kind, Kind::Packet(_)) && !keep {
+                *kind = Kind::Unset;
+            }
+        }
+    }
+
+    fn call_subprogram(&mut self) {
+        let stack = if self.mistake() { -600 } else { -16 };
+        if self.random.one_in(3) {
+            let rounds = self.random.range(0, 8);
+            self.b.set(Reg::R1, rounds);
+            let body = self.b.refer(Some(Reg::R2));
+            self.calls.push((body, Callee::LoopBody));
+            self.b.mov(Reg::R3, Reg::R10);
+            self.b.add_imm(Reg::R3, stack);
+            self.b.set(Reg::R4, 0);
+            self.b.call(181);
+            return;
+        }
+        match self.find(|kind| matches!(kind, Kind::Scalar(_))) {
+            Some(scalar) => self.b.mov(Reg::R1, scalar),
+            None => self.b.set(Reg::R1, 5),
+        }
+        self.b.mov(Reg::R2, Reg::R10);
+        self.b.add_imm(Reg::R2, stack);
+        let call = self.b.refer(None);
+        self.calls.push((call, Callee::Function));
+        let dst = self.target();
+        self.release(dst);
+        self.b.mov(dst, Reg::R0);
+        *self.kind(dst) = Kind::Scalar(None);
+    }
+
+    fn tail_call(&mut self) {
+        let Some(ctx) = self.find(|kind| kind == Kind::Ctx) else { return };
+        if self.kinds.iter().any(|kind| matches!(kind, Kind::Record(_))) && !self.mistake() {
+            return;
+        }
+        match self.find(|kind| matches!(kind, Kind::Scalar(_))).filter(|_| self.random.one_in(2)) {
+            Some(index) => self.b.mov(Reg::R3, index),
+            None => {
+                let index = self.random.range(0, 5);
+                self.b.set(Reg::R3, index);
+            }
+        }
+        self.b.mov(Reg::R1, ctx);
+        let map = if self.mistake() { 0 } else { 4 };
+        self.b.map(Reg::R2, map);
+        self.b.call(12);
+    }
+
+    /// Submits or discards the record in `reg`, if there is one.
+    fn release(&mut self, reg: Reg) {
+        if !matches!(*self.kind(reg), Kind::Record(_)) || self.mistake() {
+            return;
+        }
+        let null = self.b.branch(Width::W64, skep_abi::JmpOp::Eq, reg, Operand::Imm(0));
+        self.b.mov(Reg::R1, reg);
+        self.b.set(Reg::R2, 0);
+        self.b.call(self.random.pick(&[132, 133]));
+        self.b.land(null);
+        *self.kind(reg) = Kind::Unset;
+    }
+
+    fn release_all(&mut self) {
+        for reg in LONG {
+            self.release(reg);
+        }
+    }
+
+    /// Leaves the subprogram on a side path.
+    pub(super) fn leave(&mut self) {
+        let kinds = self.kinds;
+        self.release_all();
+        self.kinds = kinds;
+        let code = self.random.range(0, 1);
+        self.b.set(Reg::R0, code);
+        self.b.exit();
+    }
+
+    /// The end of the subprogram.
+    fn end(&mut self) {
+        self.release_all();
+        match self.find(|kind| matches!(kind, Kind::Scalar(_))).filter(|_| self.random.one_in(3)) {
+            Some(scalar) => self.b.mov(Reg::R0, scalar),
+            None if self.mistake() => {}
+            None => self.b.set(Reg::R0, 1),
+        }
+        self.b.exit();
+    }
+}
