@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use skep_testing::kernel;
-use skep_testing::vectors::{self, Case, Engine, KernelEngine, Outcome, Summary, families};
+use skep_testing::vectors::{self, Case, Engine, KernelEngine, Outcome, Summary, VerifierEngine, families};
 
 /// Kinds of vectors that this runner knows, one directory each.
 const KINDS: [&str; 1] = ["isa"];
@@ -50,7 +50,7 @@ fn fail(message: &str) -> std::process::ExitCode {
 }
 
 fn engines() -> Vec<Arc<dyn Engine>> {
-    vec![Arc::new(KernelEngine)]
+    vec![Arc::new(VerifierEngine), Arc::new(KernelEngine)]
 }
 
 fn trial(kind: &'static str, case: &Arc<Case>, engine: &Arc<dyn Engine>, summary: &Arc<Summary>) -> Trial {

@@ -10,6 +10,7 @@ pub mod families;
 mod kernel_engine;
 mod report;
 mod types;
+mod verifier_engine;
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ pub use case::{Case, Expect, FormatError, Input, MapDecl, parse};
 pub use kernel_engine::KernelEngine;
 pub use report::Summary;
 pub use types::{ProgTypes, types_for};
+pub use verifier_engine::{VerifierEngine, func_info, shapes};
 
 /// Number of the map that holds result and memory of a case without a program type.
 pub const OUT_MAP: i32 = 0;
@@ -43,6 +45,8 @@ pub enum Outcome {
         /// The memory that r1 pointed to, or the packet, afterwards.
         out: Vec<u8>,
     },
+    /// Accepted by something that does not run programs.
+    Accepted,
     /// Refused, with the message of the decoder or verifier.
     Refused(String),
     /// Not tried; why.
@@ -98,6 +102,8 @@ pub fn check(case: &Case, outcome: &Outcome) -> Result<(), String> {
         (Expect::Refused(want), Outcome::Ran { r0, .. }) => {
             Err(format!("accepted (r0 = {r0:#x}), expected the refusal {want:?}"))
         }
+        (Expect::Refused(want), Outcome::Accepted) => Err(format!("accepted, expected the refusal {want:?}")),
+        (Expect::Accepted | Expect::Result { .. }, Outcome::Accepted) => Ok(()),
         (_, Outcome::Refused(message)) => Err(format!("refused: {message}")),
         (Expect::Accepted, Outcome::Ran { .. }) => Ok(()),
         (Expect::Result { r0: want, out }, Outcome::Ran { r0, out: got }) => {
