@@ -6,5 +6,6 @@ pub mod kernel_object;
 pub mod mutate;
 pub mod probe;
 pub mod vectors;
+pub mod verifier_case;
 pub mod random;
 pub mod verdict;

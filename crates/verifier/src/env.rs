@@ -64,8 +64,6 @@ pub(crate) struct InsnAux {
     pub(crate) loop_seen: bool,
     /// Ways a conditional jump went: bit 0 taken, bit 1 not.
     pub(crate) branch_seen: u8,
-    /// Spills and fills around a call that keeps registers (`bpf_fastcall`).
-    pub(crate) fastcall: bool,
 }
 
 /// A subprogram while it is verified.
@@ -85,15 +83,10 @@ pub(crate) struct SubprogInfo {
     pub(crate) has_ld_abs: bool,
     pub(crate) changes_pkt_data: bool,
     pub(crate) might_sleep: bool,
-    pub(crate) is_exception_cb: bool,
-    pub(crate) might_throw: bool,
     /// BTF id of its function, 0 without BTF.
     pub(crate) func_id: u32,
     /// Arguments of a global function, once read from BTF.
     pub(crate) args: Option<crate::check::global::Signature>,
-    /// Lowest stack offset that only fastcall patterns use.
-    pub(crate) fastcall_stack_off: i32,
-    pub(crate) keep_fastcall_stack: bool,
 }
 
 /// A verification under way.
@@ -111,7 +104,10 @@ pub(crate) struct Env<'a> {
     pub(crate) subprogs: Vec<SubprogInfo>,
     pub(crate) cur: State,
     pub(crate) insn: u32,
+    /// Slot executed before the current one.
     pub(crate) prev_insn: u32,
+    /// Slot executed last: the current one, once its check has begun.
+    pub(crate) executed: u32,
     pub(crate) next_id: u32,
     pub(crate) pending: Vec<Pending>,
     pub(crate) states: States,

@@ -46,9 +46,10 @@ impl Env<'_> {
         let extents = self.extents();
         let start_of = |sub: u32| extents.get(sub as usize).copied().unwrap_or((0, 0));
         let mut print_state = false;
-        self.prev_insn = u32::MAX;
+        self.executed = u32::MAX;
         loop {
             self.history_pushed = false;
+            self.prev_insn = self.executed;
             if self.insn as usize >= self.code.len() {
                 let (at, len) = (self.insn, self.code.len());
                 return Err(reject!(self, EFAULT, "invalid insn idx {at} insn_cnt {len}"));
@@ -71,7 +72,7 @@ impl Env<'_> {
                     self.push_step(None, None);
                 }
                 self.log_before(&mut print_state);
-                self.prev_insn = self.insn;
+                self.executed = self.insn;
                 self.aux[self.insn as usize].seen = true;
                 self.live_stack.begin(&self.cur, &start_of);
                 flow = self.check_insn(&mut print_state)?;
@@ -144,7 +145,7 @@ impl Env<'_> {
         }
         self.cur = next.state;
         self.insn = self.cur.insn;
-        self.prev_insn = next.prev_insn;
+        self.executed = next.prev_insn;
         self.live_stack.moved();
         Ok(true)
     }

@@ -66,11 +66,6 @@ impl States {
         self.listed + self.evicted
     }
 
-    /// Number of states listed at a slot.
-    pub(crate) fn count_at(&self, insn: u32) -> usize {
-        self.by_insn.get(insn as usize).map_or(0, Vec::len)
-    }
-
     /// The `i`th newest state listed at a slot.
     pub(crate) fn nth_newest(&self, insn: u32, i: usize) -> Option<u32> {
         let list = self.by_insn.get(insn as usize)?;

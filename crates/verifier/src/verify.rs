@@ -58,6 +58,7 @@ impl<'a> Env<'a> {
             cur: State::hollow(),
             insn: 0,
             prev_insn: u32::MAX,
+            executed: u32::MAX,
             next_id: 0,
             pending: Vec::new(),
             states: States::new(len),

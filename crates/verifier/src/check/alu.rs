@@ -4,7 +4,7 @@
 //! within ±2^29, so that later sums of them cannot overflow. Kernel counterpart: `check_alu_op`, `adjust_ptr_min_max_vals`,
 //! kernel/bpf/verifier.c, 6.18.
 
-use skep_abi::{AluOp, Insn, Operand, Reg as R, Width};
+use skep_abi::{AluOp, EndKind, Insn, Operand, Reg as R, Width};
 
 use crate::env::{Check, Env, reject};
 use crate::print::type_name;
@@ -51,10 +51,19 @@ impl Env<'_> {
                 }
                 Ok(())
             }
-            Insn::End { dst, .. } => {
+            Insn::End { kind, bits, dst } => {
                 self.check_src(dst)?;
                 self.check_no_pointer_leak(dst)?;
-                self.check_dst(dst)
+                self.check_dst_no_mark(dst)?;
+                let reg = *self.reg(dst.number());
+                if !reg.is_scalar() {
+                    self.set_unknown(dst.number());
+                } else if kind != EndKind::ToLe || bits != 64 {
+                    let bounds = swapped(kind, bits, &reg.bounds);
+                    let new = Reg { id: 0, add_const: false, off: 0, bounds, ..reg };
+                    self.set_reg(dst.number(), new);
+                }
+                Ok(())
             }
             Insn::MovSx { width, bits, dst, src } => self.check_mov_reg(width, Some(bits), dst, src),
             Insn::Alu { width, op: AluOp::Mov, dst, src: Operand::Reg(src) } => {
@@ -390,4 +399,17 @@ impl Env<'_> {
 /// The constant of a scalar operand.
 fn fixed(scalar: &Reg) -> Option<i64> {
     scalar.bounds.const_value().map(u64::cast_signed)
+}
+
+/// Bounds after a byte-order instruction on this little-endian engine: the bits are known, the order of values is not.
+fn swapped(kind: EndKind, bits: u8, bounds: &Bounds) -> Bounds {
+    let mut out = *bounds;
+    if kind != EndKind::ToLe {
+        out = Bounds { var_off: bounds.var_off.bswap(bits), ..Bounds::UNKNOWN };
+        out.sync();
+    }
+    if bits < 64 {
+        out.truncate(bits / 8);
+    }
+    out
 }

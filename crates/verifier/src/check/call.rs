@@ -29,6 +29,7 @@ impl Env<'_> {
         callee.regs[1..=5].copy_from_slice(&self.cur.frame().regs[1..=5]);
         self.clear_caller_saved();
         self.cur.frames.push(Rc::new(callee));
+        self.scratch_all();
         self.insn = target;
         if self.options.log_level & 3 != 0 {
             let depth = self.cur.depth();
