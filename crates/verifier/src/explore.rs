@@ -151,10 +151,8 @@ impl Env<'_> {
     }
 
     fn drop_if_unused(&mut self, id: u32) {
-        let unused = self
-            .states
-            .get(id)
-            .is_some_and(|k| k.evicted && k.state.branches == 0 && !self.incomplete_marks(&k.state));
+        let unused =
+            self.states.get(id).is_some_and(|k| k.evicted && k.state.branches == 0 && !self.incomplete_marks(&k.state));
         if unused {
             self.states.drop_evicted(id);
         }
@@ -318,10 +316,7 @@ impl Env<'_> {
             return Ok(OpenMatch::Miss);
         }
         let may_goto = matches!(self.insn_at(self.insn), Some(skep_abi::Insn::MayGoto { .. }));
-        if may_goto
-            && old.may_goto_depth != cur.may_goto_depth
-            && self.states_equal(old, cur, Exactness::RangeWithin)
-        {
+        if may_goto && old.may_goto_depth != cur.may_goto_depth && self.states_equal(old, cur, Exactness::RangeWithin) {
             return Ok(OpenMatch::Loop);
         }
         if aux.calls_callback {

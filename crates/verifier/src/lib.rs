@@ -30,7 +30,7 @@ mod verify;
 
 pub use log::Log;
 pub use record::{RecordError, value_record};
-pub use rewrite::{RewriteError, RewriteOptions, rewrite};
+pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite};
 pub use spec::{FieldKind, HelperTable, KfuncRef, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField};
 pub use verified::{
     AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Poke, Rejection, RejectionKind, SockKind, Stats,

@@ -520,8 +520,7 @@ impl Env<'_> {
             return Err(internal!(self, "backtracking exit unexpected regs {regs:x}"));
         }
         let before = next.and_then(|n| n.checked_sub(1)).and_then(|n| self.insn_at(n));
-        let r0 = self.backtrack.has(R::R0)
-            && matches!(before, Some(Insn::Call { target: CallTarget::Subprog(_) }));
+        let r0 = self.backtrack.has(R::R0) && matches!(before, Some(Insn::Call { target: CallTarget::Subprog(_) }));
         self.backtrack.clear(R::R0);
         if frame + 1 >= MAX_FRAMES {
             return Err(internal!(self, "backtracking too deep"));

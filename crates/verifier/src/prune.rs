@@ -227,9 +227,12 @@ fn resources_equal(old: &State, new: &State, ids: &mut IdMap) -> bool {
 /// Whether two states on one path could be a loop that never ends: registers the same to the last bit.
 pub(crate) fn maybe_looping(old: &State, new: &State) -> bool {
     old.frames.len() == new.frames.len()
-        && old.frame().regs.iter().zip(&new.frame().regs).all(|(o, n)| {
-            same_but_bounds(o, n) && o.bounds == n.bounds && o.id == n.id && o.ref_obj_id == n.ref_obj_id
-        })
+        && old
+            .frame()
+            .regs
+            .iter()
+            .zip(&new.frame().regs)
+            .all(|(o, n)| same_but_bounds(o, n) && o.bounds == n.bounds && o.id == n.id && o.ref_obj_id == n.ref_obj_id)
 }
 
 /// Whether an active iterator stands at different depths, which is progress.

@@ -213,7 +213,13 @@ impl Profile {
     /// Linux 6.18.
     #[must_use]
     pub fn linux_6_18() -> Self {
-        Self { name: Cow::Borrowed("6.18"), max_processed: 1_000_000, max_pending: 8192, percpu_direct: false, nr_cpus: 8192 }
+        Self {
+            name: Cow::Borrowed("6.18"),
+            max_processed: 1_000_000,
+            max_pending: 8192,
+            percpu_direct: false,
+            nr_cpus: 8192,
+        }
     }
 
     /// Linux 7.3.

@@ -110,10 +110,7 @@ impl<'a> Env<'a> {
             let sub = &mut self.subprogs[i];
             sub.func_id = info.type_id.0;
             btf.name(info.type_id).clone_into(&mut sub.name);
-            let global = matches!(
-                ty.data,
-                skep_btf::TypeData::Func { linkage: skep_btf::Linkage::Global, .. }
-            );
+            let global = matches!(ty.data, skep_btf::TypeData::Func { linkage: skep_btf::Linkage::Global, .. });
             sub.is_global = i > 0 && global;
         }
         for i in 1..self.subprogs.len() {
@@ -147,7 +144,8 @@ impl<'a> Env<'a> {
         let start = self.subprogs[sub].start;
         let mut state = State::new(index, start);
         state.frames = vec![Rc::new(Frame::new(u32::MAX, 0, index))];
-        state.sleepable = self.spec.flags.has(ProgFlags::SLEEPABLE) || self.spec.prog_type == skep_abi::ProgType::Syscall;
+        state.sleepable =
+            self.spec.flags.has(ProgFlags::SLEEPABLE) || self.spec.prog_type == skep_abi::ProgType::Syscall;
         self.cur = state;
         self.insn = start;
         self.print.prev_line = None;

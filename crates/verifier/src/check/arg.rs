@@ -206,8 +206,11 @@ impl Env<'_> {
         let list = compatible(kind);
         let ctx_as_mem = ty.base != Base::Ctx || kind == ArgKind::PtrToCtx || self.ctx_is_memory();
         if !list.contains(&ty) || !ctx_as_mem {
-            let expected: Vec<String> =
-                list.iter().filter(|t| kind == ArgKind::PtrToCtx || t.base != Base::Ctx).map(|t| type_name(*t)).collect();
+            let expected: Vec<String> = list
+                .iter()
+                .filter(|t| kind == ArgKind::PtrToCtx || t.base != Base::Ctx)
+                .map(|t| type_name(*t))
+                .collect();
             let text = format!("R{n} type={} expected={}", type_name(reg.ty), expected.join(", "));
             return Err(reject!(self, EACCES, "{text}"));
         }

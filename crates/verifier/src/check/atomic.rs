@@ -39,15 +39,7 @@ impl Env<'_> {
     }
 
     /// `lock *(u64 *)(base + off) op= src`, with or without fetch.
-    pub(crate) fn check_atomic(
-        &mut self,
-        op: AtomicOp,
-        fetch: bool,
-        size: Size,
-        base: R,
-        off: i16,
-        src: R,
-    ) -> Check {
+    pub(crate) fn check_atomic(&mut self, op: AtomicOp, fetch: bool, size: Size, base: R, off: i16, src: R) -> Check {
         let off = i32::from(off);
         self.check_src(src)?;
         self.check_src(base)?;

@@ -141,9 +141,7 @@ impl Env<'_> {
 
 /// Scalars that changed since the last iteration and decided nothing become unknown, so that the loop converges.
 fn widen(old: &[Rc<Frame>], new: &mut State) {
-    let changed = |o: &Reg, n: &Reg| {
-        o.is_scalar() && n.is_scalar() && !o.precise && !n.precise && o.bounds != n.bounds
-    };
+    let changed = |o: &Reg, n: &Reg| o.is_scalar() && n.is_scalar() && !o.precise && !n.precise && o.bounds != n.bounds;
     for (number, old) in old.iter().enumerate() {
         if number >= new.frames.len() {
             return;

@@ -40,9 +40,8 @@ impl Env<'_> {
         let Some(pair) = slot.checked_sub(1) else { return false };
         let Some(frame) = self.cur.frames.get(frame) else { return false };
         let whole = |i: usize| frame.stack.get(i).is_some_and(|s| s.bytes.iter().all(|b| *b == ByteKind::Dynptr));
-        let first = |i: usize| {
-            frame.stack.get(i).is_some_and(|s| matches!(s.reg.extra, Extra::Dynptr { first: true, .. }))
-        };
+        let first =
+            |i: usize| frame.stack.get(i).is_some_and(|s| matches!(s.reg.extra, Extra::Dynptr { first: true, .. }));
         whole(slot) && whole(pair) && first(slot)
     }
 
@@ -91,9 +90,8 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "{text}"));
         };
         let frame = reg.frame();
-        let overlaps = |i: usize| {
-            self.cur.frames[frame].stack.get(i).is_some_and(|s| s.bytes[SLOT - 1] == ByteKind::Dynptr)
-        };
+        let overlaps =
+            |i: usize| self.cur.frames[frame].stack.get(i).is_some_and(|s| s.bytes[SLOT - 1] == ByteKind::Dynptr);
         if overlaps(slot) || overlaps(slot - 1) {
             self.destroy_dynptr_at(frame, slot)?;
             self.destroy_dynptr_at(frame, slot - 1)?;
@@ -108,11 +106,7 @@ impl Env<'_> {
         let (id, source) = (self.new_id(), meta.ref_obj_id);
         let ref_obj_id = if kind == DynptrKind::Ringbuf { self.acquire_reference() } else { source };
         let make = |first: bool| Slot {
-            reg: Reg {
-                id,
-                ref_obj_id,
-                ..Reg::pointer(RegType::of(Base::Dynptr), Extra::Dynptr { kind, first })
-            },
+            reg: Reg { id, ref_obj_id, ..Reg::pointer(RegType::of(Base::Dynptr), Extra::Dynptr { kind, first }) },
             bytes: [ByteKind::Dynptr; SLOT],
         };
         let stack = self.cur.frame_at_mut(frame);

@@ -47,7 +47,11 @@ impl Env<'_> {
         }
         let ret = btf.resolve(proto.ret);
         if !matches!(btf.kind(ret), Kind::Int | Kind::Enum | Kind::Enum64) {
-            return Err(reject!(self, EINVAL, "Global function {name}() return value not void or scalar. Only those are supported."));
+            return Err(reject!(
+                self,
+                EINVAL,
+                "Global function {name}() return value not void or scalar. Only those are supported."
+            ));
         }
         let mut args = Vec::new();
         for (i, param) in proto.params.iter().enumerate() {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use skep_abi::MapType;
-use skep_abi::helper::{self, ArgKind, Allowed, HelperProto, RetKind, TypeFlags};
+use skep_abi::helper::{self, Allowed, ArgKind, HelperProto, RetKind, TypeFlags};
 
 use crate::check::arg::CallMeta;
 use crate::env::{Check, Env, reject};
@@ -114,7 +114,8 @@ impl Env<'_> {
         if own {
             return Ok(proto);
         }
-        let caps = skep_abi::helper::Caps { bpf: self.caps.bpf, perfmon: self.caps.perfmon, ..skep_abi::helper::Caps::ALL };
+        let caps =
+            skep_abi::helper::Caps { bpf: self.caps.bpf, perfmon: self.caps.perfmon, ..skep_abi::helper::Caps::ALL };
         match helper::helper_allowed(self.spec.prog_type, self.spec.attach_type, proto.id, caps) {
             Allowed::Yes => Ok(proto),
             _ => Err(reject!(self, EINVAL, "program of this type cannot use helper {label}")),
@@ -190,10 +191,8 @@ impl Env<'_> {
                 meta.ref_obj_id = dynptr.ref_obj_id;
             }
             DYNPTR_WRITE => {
-                let packet = matches!(
-                    self.dynptr_of(1).extra,
-                    Extra::Dynptr { kind: crate::state::reg::DynptrKind::Skb, .. }
-                );
+                let packet =
+                    matches!(self.dynptr_of(1).extra, Extra::Dynptr { kind: crate::state::reg::DynptrKind::Skb, .. });
                 *changes_pkt |= packet;
             }
             DYNPTR_FROM_MEM if self.reg(1).base() != Base::MapValue => {

@@ -64,7 +64,8 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "cannot pass in iter at an offset={off}"));
         };
         for i in 0..k.slots {
-            let special = self.cur.frames[frame].stack.get(slot - i).is_some_and(|s| s.bytes[SLOT - 1] == ByteKind::Iter);
+            let special =
+                self.cur.frames[frame].stack.get(slot - i).is_some_and(|s| s.bytes[SLOT - 1] == ByteKind::Iter);
             if special {
                 return Err(reject!(self, EINVAL, "expected uninitialized iter_{} as arg #0", k.name));
             }

@@ -102,7 +102,11 @@ impl Env<'_> {
             }
             Kfunc::RcuUnlock => {
                 if self.cur.res.rcu == 0 {
-                    return Err(reject!(self, EINVAL, "unmatched rcu read unlock (kernel function bpf_rcu_read_unlock)"));
+                    return Err(reject!(
+                        self,
+                        EINVAL,
+                        "unmatched rcu read unlock (kernel function bpf_rcu_read_unlock)"
+                    ));
                 }
                 self.cur.res_mut().rcu -= 1;
                 self.clear_caller_saved();

@@ -61,10 +61,7 @@ fn widen(state: &mut State, reg: &Reg, open: bool) {
     }
     let range = reg.off + i32::from(open);
     let (ty, id) = (reg.ty, reg.id);
-    state.for_each_reg(
-        |r| r.ty == ty && r.id == id,
-        |r| r.extra = Extra::Range(r.range().max(range)),
-    );
+    state.for_each_reg(|r| r.ty == ty && r.id == id, |r| r.extra = Extra::Range(r.range().max(range)));
 }
 
 /// The pointer is at the end, or beyond it.

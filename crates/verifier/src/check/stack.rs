@@ -337,13 +337,7 @@ impl Env<'_> {
     }
 
     /// Every byte that may be read was written, by a helper or through a variable offset. `Write` lets a helper overwrite.
-    pub(crate) fn check_stack_initialized(
-        &mut self,
-        n: u8,
-        range: StackRange,
-        zero_ok: bool,
-        access: Access,
-    ) -> Check {
+    pub(crate) fn check_stack_initialized(&mut self, n: u8, range: StackRange, zero_ok: bool, access: Access) -> Check {
         let StackRange { off, size } = range;
         if size == 0 && !zero_ok {
             return Err(reject!(self, EACCES, "invalid zero-sized read"));

@@ -4,6 +4,7 @@
 //! besides only `AX` and the stack slot added for it. Kernel counterpart: `convert_ctx_accesses`, `do_misc_fixups`,
 //! kernel/bpf/verifier.c, 6.18.
 
+use skep_abi::ctx::{CtxAccess, CtxLayout, ctx_layout_for};
 use skep_abi::{AluOp, CallTarget, Imm64, Insn, JmpOp, MapType, Operand, Reg, Size, TailCallImm, Width};
 
 use super::{Item, RewriteError, RewriteOptions, Target};
@@ -51,7 +52,8 @@ pub(super) fn lower(
     options: &RewriteOptions,
     items: Vec<Item>,
 ) -> Result<Lowered, RewriteError> {
-    let mut lowering = Lowering { spec, used_maps, options, pokes: Vec::new() };
+    let layout = spec.ctx.or_else(|| ctx_layout_for(spec.prog_type, spec.attach_type));
+    let mut lowering = Lowering { spec, layout, used_maps, options, pokes: Vec::new() };
     let mut stack: Vec<u32> = subprogs.iter().map(|subprog| subprog.stack_depth).collect();
     let mut code = Vec::with_capacity(items.len());
     let mut items = items.into_iter().peekable();
@@ -83,6 +85,7 @@ pub(super) fn lower(
 
 struct Lowering<'a> {
     spec: &'a ProgramSpec<'a>,
+    layout: Option<&'a CtxLayout>,
     used_maps: &'a [u32],
     options: &'a RewriteOptions,
     pokes: Vec<Poke>,
@@ -93,6 +96,10 @@ impl Lowering<'_> {
         let Item { at, insn, target, facts } = item;
         let main = |insn| Out { insn, target, facts };
         Ok(match insn {
+            Insn::Load { size, sign_extend: false, dst, base, off } if facts.mem == MemKind::Ctx => {
+                let (size, off) = self.context_word(size, off).unwrap_or((size, off));
+                vec![main(Insn::Load { size, sign_extend: false, dst, base, off })]
+            }
             Insn::LdImm64 { dst, imm: Imm64::MapValue { fd, .. } } if self.is_percpu(fd) => {
                 vec![main(insn), plain(Insn::MovPercpu { dst, src: dst })]
             }
@@ -101,6 +108,20 @@ impl Lowering<'_> {
             }
             _ => vec![main(insn)],
         })
+    }
+
+    /// Where the run-time object keeps what a load of the context reads, if not at the same place: the pointers that the
+    /// program sees as 32-bit fields.
+    fn context_word(&self, size: Size, off: i16) -> Option<(Size, i16)> {
+        let at = u32::try_from(off).ok()?;
+        let CtxAccess::Field(field) = self.layout?.find(at, u32::from(size.bytes()), false)? else { return None };
+        let (word, bytes) = field.rt.filter(|_| at == u32::from(field.offset) && size.bytes() == field.size)?;
+        let size = match bytes {
+            8 => Size::Dw,
+            4 => Size::W,
+            _ => return None,
+        };
+        Some((size, i16::try_from(word).ok()?))
     }
 
     fn map(&self, number: u32) -> Option<&MapShape<'_>> {

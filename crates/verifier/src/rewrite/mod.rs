@@ -8,11 +8,14 @@
 //! of another user to protect). Kernel counterpart: `convert_ctx_accesses`, `do_misc_fixups`, kernel/bpf/verifier.c, 6.18.
 
 mod dead;
+mod dump;
 mod lower;
 mod maps;
 mod place;
 
 use skep_abi::{CallTarget, DecodeError, Errno, Imm64, Insn};
+
+pub use dump::{DumpOptions, dump_xlated};
 
 use crate::spec::ProgramSpec;
 use crate::verified::{InsnFacts, InsnIdx, Verified, Xlated};

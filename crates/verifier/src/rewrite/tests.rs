@@ -71,6 +71,8 @@ impl Program {
             func_info: &[],
             line_info: &[],
             gpl_compatible: true,
+            ctx: None,
+            helpers: None,
         };
         rewrite(&spec, &verified, options)
     }
@@ -359,4 +361,54 @@ fn inconsistent_facts_are_a_bug_not_a_panic() {
     assert!(matches!(falls_off.rewrite(), Err(RewriteError::Internal { insn: 0, .. })));
     let outside = Program::default().add(ja(-5)).add(Insn::Exit);
     assert!(matches!(outside.rewrite(), Err(RewriteError::Internal { insn: 0, .. })));
+}
+
+#[test]
+fn packet_fields_are_loaded_from_their_words() {
+    let load = |size, dst, off| Insn::Load { size, sign_extend: false, dst, base: Reg::R1, off };
+    let program = Program::default()
+        .add(load(Size::W, Reg::R2, 0))
+        .fact(|facts| facts.mem = MemKind::Ctx)
+        .add(load(Size::W, Reg::R3, 4))
+        .fact(|facts| facts.mem = MemKind::Ctx)
+        .add(load(Size::W, Reg::R0, 16))
+        .fact(|facts| facts.mem = MemKind::Ctx)
+        .add(load(Size::W, Reg::R0, 4))
+        .fact(|facts| facts.mem = MemKind::Packet)
+        .add(Insn::Exit);
+    let xlated = program.rewrite().expect("rewritten");
+    assert_eq!(
+        decoded(&xlated),
+        [
+            load(Size::Dw, Reg::R2, 24),
+            load(Size::Dw, Reg::R3, 32),
+            load(Size::W, Reg::R0, 16),
+            load(Size::W, Reg::R0, 4),
+            Insn::Exit
+        ]
+    );
+}
+
+#[test]
+fn a_dump_numbers_slots_and_spells_tail_calls_out() {
+    let program = Program::default()
+        .map(MapType::ProgArray, 4, 3)
+        .add(map_fd(Reg::R2, 0))
+        .add(tail_call())
+        .fact(|facts| (facts.helper_map, facts.const_key) = (MapArg::Known(0), Const::Known(2)))
+        .add(tail_call())
+        .fact(|facts| facts.helper_map = MapArg::Unknown)
+        .add(mov(Reg::R0, 1))
+        .add(Insn::Exit);
+    let xlated = program.rewrite().expect("rewritten");
+    let name = |map: u32| (map == 0).then(|| "jumps".to_owned());
+    let source = |slot: u32| (slot < 4).then(|| "bpf_tail_call(ctx, &jumps, 2);".to_owned());
+    let options = DumpOptions { opcodes: false, source: Some(&source) };
+    assert_eq!(
+        dump_xlated(&xlated, &name, &options),
+        "; bpf_tail_call(ctx, &jumps, 2);\n   0: (18) r2 = map[jumps]\n   2: (f5) tail_call 0x10000  ; map 0 'jumps', \
+         index 2, poke 0\n   3: (f5) tail_call 0x100  ; map unknown\n   4: (b7) r0 = 1\n   5: (95) exit\n"
+    );
+    let text = dump_xlated(&xlated, &name, &DumpOptions { opcodes: true, source: None });
+    assert!(text.ends_with("   5: (95) exit\n       95 00 00 00 00 00 00 00\n"), "{text}");
 }

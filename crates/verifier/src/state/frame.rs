@@ -265,8 +265,8 @@ impl State {
     /// Calls `f` for every register and every spilled register of the chain.
     pub fn for_each_reg(&mut self, mut f: impl FnMut(&Reg) -> bool, mut set: impl FnMut(&mut Reg)) {
         for frame in &mut self.frames {
-            let hit = frame.regs.iter().any(&mut f)
-                || frame.stack.iter().any(|s| s.bytes[7] == ByteKind::Spill && f(&s.reg));
+            let hit =
+                frame.regs.iter().any(&mut f) || frame.stack.iter().any(|s| s.bytes[7] == ByteKind::Spill && f(&s.reg));
             if !hit {
                 continue;
             }
