@@ -31,6 +31,7 @@ mod arena;
 mod error;
 pub mod inject;
 pub mod key;
+pub mod measure;
 mod owners;
 mod poke;
 mod refs;
