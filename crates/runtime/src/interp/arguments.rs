@@ -1,0 +1,133 @@
+//! Tests of what a program passes to helpers.
+//!
+//! Invariant: after [`Interp::check_arguments`] every pointer argument is what the helper's prototype says, or null where that
+//! may be; helpers of an embedder have no table here and test their own. Kernel counterpart: `check_func_arg`,
+//! kernel/bpf/verifier.c, 6.18, which does it before the program runs.
+
+use skep_abi::helper::{ArgKind, ArgType, TypeFlags, helper};
+
+use super::memory::Kind;
+use super::{FaultKind, Interp, Stopped};
+use crate::map::{MapObject, MapRef};
+
+/// Bytes of a dynptr.
+const DYNPTR: u64 = 16;
+/// The longest constant string that is looked through for its end.
+const MAX_STRING: u64 = 4096;
+
+impl<'a> Interp<'a> {
+    /// Tests the arguments of helper `id` in r1 to r5.
+    pub(super) fn check_arguments(&self, insn: usize, id: i32, regs: &[u64; 12]) -> Result<(), Stopped> {
+        let Some(proto) = u32::try_from(id).ok().and_then(helper) else { return Ok(()) };
+        let mut map = None;
+        for (at, arg) in proto.args.iter().enumerate() {
+            let value = regs[at + 1];
+            if value == 0 && arg.flags.has(TypeFlags::MAYBE_NULL) {
+                continue;
+            }
+            match arg.kind {
+                ArgKind::ConstMapPtr => {
+                    map = self.map_object(value);
+                    if map.is_none() {
+                        let argument = u8::try_from(at + 1).unwrap_or(0);
+                        self.stop(insn, FaultKind::NotAMap { helper: proto.id, argument })?;
+                    }
+                }
+                ArgKind::PtrToMapKey => {
+                    let len = map.map_or(0, |map| map.info().key_size);
+                    self.check(insn, value, u64::from(len), Kind::Read)?;
+                }
+                ArgKind::PtrToMapValue => {
+                    let len = map.map_or(0, |map| map.info().value_size);
+                    let kind = if arg.flags.has(TypeFlags::UNINIT) { Kind::Write } else { Kind::Read };
+                    self.check(insn, value, u64::from(len), kind)?;
+                }
+                ArgKind::PtrToMem => {
+                    let next = proto.args.get(at + 1).map(|next| next.kind);
+                    let len = match next {
+                        Some(ArgKind::ConstSize | ArgKind::ConstSizeOrZero) => regs[at + 2],
+                        _ => u64::from(arg.size),
+                    };
+                    self.check(insn, value, len, memory_kind(arg))?;
+                }
+                ArgKind::PtrToCtx => {
+                    if value != self.ctx.object() as u64 {
+                        self.stop(insn, FaultKind::Read { address: value, len: 1 })?;
+                    }
+                }
+                ArgKind::PtrToSpinLock => self.check(insn, value, 4, Kind::Write)?,
+                ArgKind::KptrXchgDest => self.check(insn, value, 8, Kind::Write)?,
+                ArgKind::PtrToDynptr => self.check_dynptr(insn, arg, value)?,
+                ArgKind::PtrToConstStr => self.check_string(insn, value)?,
+                ArgKind::PtrToStack => self.check(insn, value, 1, Kind::Read)?,
+                ArgKind::PtrToRingbufMem => self.check_record(insn, value)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The map object at `address`: one of the program's maps, or a map that a lookup in one of them found.
+    fn map_object(&self, address: u64) -> Option<&'a MapObject> {
+        if let Some(map) = self.map_at(address) {
+            return Some(map);
+        }
+        // SAFETY: an inner map that a lookup returned is kept to the end of the run.
+        self.inner_maps.borrow().contains(&address).then(|| unsafe { MapObject::from_addr(address) })
+    }
+
+    /// Remembers what a lookup returned, if it is a map and not a value.
+    pub(super) fn note_inner_map(&self, map: u64, found: u64) {
+        let holds_maps = self.map_at(map).is_some_and(|map: &MapRef| map.info().map_type.is_map_of_maps());
+        let mut inner = self.inner_maps.borrow_mut();
+        if holds_maps && found != 0 && !inner.contains(&found) {
+            inner.push(found);
+        }
+    }
+
+    /// Whether a map that a lookup found has these bytes in a value.
+    pub(super) fn inner_map_contains(&self, address: u64, len: u64, kind: Kind) -> bool {
+        self.inner_maps.borrow().iter().any(|&map| {
+            // SAFETY: as in `map_object`.
+            let map = unsafe { MapObject::from_addr(map) };
+            map.ops().contains(address, len).is_some_and(|a| if kind == Kind::Read { a.read } else { a.write })
+        })
+    }
+
+    /// A dynptr lies on the stack; unless it is about to be made, what it leads to is the run's memory.
+    fn check_dynptr(&self, insn: usize, arg: &ArgType, at: u64) -> Result<(), Stopped> {
+        self.check(insn, at, DYNPTR, Kind::Write)?;
+        if arg.flags.has(TypeFlags::UNINIT) {
+            return Ok(());
+        }
+        // SAFETY: writable memory of the run (tested above).
+        let dynptr = unsafe { crate::helper::dynptr::at(at).read_unaligned() };
+        match dynptr.memory() {
+            Some((start, len)) => self.check(insn, start, len, Kind::Read),
+            None => Ok(()),
+        }
+    }
+
+    /// A string ends within the memory that it begins in.
+    fn check_string(&self, insn: usize, at: u64) -> Result<(), Stopped> {
+        for address in (at..).take(usize::try_from(MAX_STRING).unwrap_or(usize::MAX)) {
+            if self.load(insn, address, skep_abi::Size::B)? == 0 {
+                return Ok(());
+            }
+        }
+        self.check(insn, at, u64::MAX, Kind::Read)
+    }
+
+    /// A record was granted by the reservation that made it.
+    fn check_record(&self, insn: usize, at: u64) -> Result<(), Stopped> {
+        if self.granted.borrow().iter().any(|grant| grant.start == at) {
+            return Ok(());
+        }
+        self.check(insn, at, u64::MAX, Kind::Write)
+    }
+}
+
+fn memory_kind(arg: &ArgType) -> Kind {
+    let writes = arg.flags.has(TypeFlags::UNINIT) || arg.flags.has(TypeFlags::WRITE);
+    if writes { Kind::Write } else { Kind::Read }
+}
