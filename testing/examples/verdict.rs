@@ -94,7 +94,13 @@ fn object(path: &str, level: u32, verbose: bool) -> Result<(), String> {
         };
         let same = our_text == kernel_text;
         let verdict_same = our_text.starts_with("accept") == kernel_text.starts_with("accept");
-        let mark = if same { "ok  " } else if verdict_same { "msg " } else { "DIFF" };
+        let mark = if same {
+            "ok  "
+        } else if verdict_same {
+            "msg "
+        } else {
+            "DIFF"
+        };
         println!(
             "{mark} {path}:{} insns {} processed {processed} ours {our_time:?} kernel {kernel_time:?}",
             program.name,
@@ -134,11 +140,8 @@ fn main() {
             "-l" => level = args.next().and_then(|l| l.parse().ok()).unwrap_or(1),
             "-v" => verbose = true,
             path => {
-                let done = if path.ends_with(".txt") {
-                    vector(path, level, verbose)
-                } else {
-                    object(path, level, verbose)
-                };
+                let done =
+                    if path.ends_with(".txt") { vector(path, level, verbose) } else { object(path, level, verbose) };
                 if let Err(e) = done {
                     println!("?    {path}: {e}");
                 }

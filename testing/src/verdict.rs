@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use skep_abi::{Errno, Imm64, Insn, RawInsn};
+use skep_abi::{AttachType, Errno, Imm64, Insn, RawInsn};
+use skep_verifier::{Log, MapShape, Options, Profile, ProgFlags, ProgramSpec};
 
 use crate::generate::{MAPS, MapDef, Program};
 use crate::kernel::{LoadFailure, Map, MapCreate, ProgLoad, btf_load};
@@ -26,7 +27,31 @@ pub enum Verdict {
     },
 }
 
+/// How two verdicts on one program compare.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Agreement {
+    /// Accepted here, rejected by the kernel: the dangerous one.
+    FalseAccept,
+    /// Rejected here, accepted by the kernel.
+    FalseReject,
+    /// Rejected by both with different messages.
+    OtherMessage,
+    /// The same.
+    Same,
+}
+
 impl Verdict {
+    /// Compares ours (`self`) with the kernel's.
+    #[must_use]
+    pub fn compare(&self, kernel: &Self) -> Agreement {
+        match (self.is_accepted(), kernel.is_accepted()) {
+            (true, false) => Agreement::FalseAccept,
+            (false, true) => Agreement::FalseReject,
+            (false, false) if self.message() != kernel.message() => Agreement::OtherMessage,
+            _ => Agreement::Same,
+        }
+    }
+
     /// Whether the program may run.
     #[must_use]
     pub fn is_accepted(&self) -> bool {
@@ -92,6 +117,40 @@ fn create(def: &MapDef) -> Result<Map, Errno> {
     MapCreate { flags: def.flags, ..plain }.create()
 }
 
+/// What our verifier says of a generated program, with its log of this level.
+#[must_use]
+pub fn our_verdict(program: &Program, log_level: u32) -> (Verdict, String) {
+    let maps: Vec<MapShape<'_>> = MAPS.iter().map(shape).collect();
+    let types = (program.starts.len() > 1).then(|| program.types());
+    let spec = ProgramSpec {
+        name: "generated",
+        prog_type: program.prog_type,
+        attach_type: AttachType::default(),
+        flags: ProgFlags::default(),
+        insns: &program.insns,
+        maps: &maps,
+        kfuncs: &[],
+        btf: types.as_ref().map(|(btf, _)| btf),
+        func_info: types.as_ref().map_or(&[], |(_, funcs)| funcs),
+        line_info: &[],
+        gpl_compatible: true,
+        ctx: None,
+        helpers: None,
+    };
+    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
+    let mut log = Log::new();
+    let verdict = match skep_verifier::verify(&spec, &options, &mut log) {
+        Ok(_) => Verdict::Accepted,
+        Err(rejection) => Verdict::Rejected { errno: rejection.errno, message: rejection.message },
+    };
+    (verdict, log.into_text())
+}
+
+fn shape(def: &MapDef) -> MapShape<'static> {
+    let plain = MapShape::new(def.map_type, def.key_size, def.value_size, def.max_entries);
+    MapShape { flags: def.flags, ..plain }
+}
+
 /// Puts `fds[i]` where the program names map `i`.
 #[must_use]
 pub fn bind_maps(insns: &[RawInsn], fds: &[RawFd]) -> Vec<RawInsn> {
@@ -131,6 +190,20 @@ pub fn last_message(log: &str) -> &str {
     let last = last.unwrap_or_default();
     // Some of the kernel's messages lack their line feed.
     last.find("processed ").filter(|_| last.contains(" insns (limit ")).map_or(last, |end| &last[..end])
+}
+
+/// A message with its numbers as `#`, so that equal mistakes group.
+#[must_use]
+pub fn shorten(message: &str) -> String {
+    let mut text = String::with_capacity(message.len());
+    for word in message.chars() {
+        if !word.is_ascii_digit() {
+            text.push(word);
+        } else if !text.ends_with('#') {
+            text.push('#');
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -146,7 +146,8 @@ pub fn parse(source: &str) -> Result<Case, String> {
         Some("accept") => case.expected = Some(Outcome::Accept),
         Some(line) => {
             let name = line.strip_prefix("reject ").ok_or_else(|| format!("verdict '{line}'"))?;
-            let errno = (1..600).map(Errno).find(|e| e.name() == Some(name)).ok_or_else(|| format!("errno '{name}'"))?;
+            let errno =
+                (1..600).map(Errno).find(|e| e.name() == Some(name)).ok_or_else(|| format!("errno '{name}'"))?;
             case.expected = Some(Outcome::Reject(errno, lines.next().unwrap_or_default().to_owned()));
         }
     }
