@@ -120,6 +120,18 @@ unsafe extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *
     unsafe { errno.write(saved) };
 }
 
+/// What the kernel calls. It begins with a nop of eight bytes that says whose it is: a library that is loaded later has
+/// its own copy of this crate, whose handler calls ours, and must be told from a stranger's.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+unsafe extern "C" fn entry(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    std::arch::naked_asm!(".quad {mark}", "jmp {handler}", mark = const MARK, handler = sym on_trap)
+}
+
+/// `nopl disp32(%rax,%rax,1)` with a displacement of our own.
+#[cfg(target_arch = "x86_64")]
+const MARK: u64 = 0x5045_4b53_0084_1f0f;
+
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static mut PREVIOUS: MaybeUninit<libc::sigaction> = MaybeUninit::zeroed();
 
@@ -197,7 +209,7 @@ fn disposition() -> io::Result<libc::sigaction> {
 
 #[cfg(target_arch = "x86_64")]
 fn ours() -> usize {
-    (on_trap as unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void)) as usize
+    (entry as unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void)) as usize
 }
 
 /// Installs the handler, once. The caller holds the poke lock.
@@ -226,12 +238,19 @@ pub(crate) fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether traps still come to our handler.
+/// Whether traps still come to our handler, or to that of another copy of this crate, which passes ours on.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn check() -> Result<(), TextError> {
     match disposition() {
         Ok(now) if now.sa_sigaction == ours() => Ok(()),
-        Ok(_) => Err(TextError::HandlerReplaced),
+        Ok(now) if matches!(now.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) => Err(TextError::HandlerReplaced),
+        Ok(now) => {
+            let code = std::ptr::with_exposed_provenance::<u64>(now.sa_sigaction);
+            // SAFETY: the first bytes of a handler that the kernel would call; ours are eight at least, and a shorter
+            // one is followed by padding or by other code.
+            let mark = unsafe { code.read_unaligned() };
+            if mark == MARK { Ok(()) } else { Err(TextError::HandlerReplaced) }
+        }
         Err(error) => Err(TextError::Handler(error)),
     }
 }
