@@ -10,7 +10,7 @@ use skep_testing::kernel;
 use skep_testing::vectors::{self, Case, Engine, KernelEngine, Outcome, Summary, VerifierEngine, families};
 
 /// Kinds of vectors that this runner knows, one directory each.
-const KINDS: [&str; 1] = ["isa"];
+const KINDS: [&str; 2] = ["isa", "helpers"];
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();

@@ -13,12 +13,16 @@ use super::{Engine, Expect, KernelEngine, Outcome, hex, parse};
 pub fn bless(path: &Path, filter: Option<&str>) -> Result<usize, Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string(path)?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let kind =
+        path.parent().and_then(Path::file_name).map(|kind| kind.to_string_lossy().into_owned()).unwrap_or_default();
     let cases = parse(&stem, &text)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let mut changed = 0;
     // From the end, so that line numbers before stay valid.
     for (at, case) in cases.iter().enumerate().rev() {
-        if filter.is_some_and(|filter| !case.name.contains(filter)) || case.skip_reason("kernel").is_some() {
+        if filter.is_some_and(|filter| !format!("{kind}/{}", case.name).contains(filter))
+            || case.skip_reason("kernel").is_some()
+        {
             continue;
         }
         let wanted = match (KernelEngine.run(case), &case.expect) {
