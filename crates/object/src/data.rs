@@ -61,6 +61,7 @@ pub(crate) fn parse(elf: &Elf<'_>, btf: Option<&Btf>, object: &str, maps: &mut V
     {
         let mut map = internal_map(KCONFIG, MapKind::Kconfig, object, data.size);
         map.value_type = Some(sec);
+        map.map_flags |= BPF_F_MMAPABLE;
         map.image = vec![0; data.size as usize];
         out.kconfig = Some(maps.len());
         maps.push(map);

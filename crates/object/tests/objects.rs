@@ -334,7 +334,7 @@ fn a_data_section_grows_with_its_last_array() {
 fn configuration_values_need_a_value_or_be_weak() {
     let mut object = open("externs");
     let kconfig = map(&object, ".kconfig");
-    assert_eq!((kconfig.kind, kconfig.map_flags), (MapKind::Kconfig, 0x80));
+    assert_eq!((kconfig.kind, kconfig.map_flags), (MapKind::Kconfig, 0x480));
     let offset = |object: &ObjectSpec, name: &str| match object.externs.iter().find(|e| e.name == name).unwrap().kind {
         ExternKind::Kconfig { offset, .. } => offset as usize,
         _ => panic!("{name}"),

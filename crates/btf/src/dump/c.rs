@@ -14,6 +14,15 @@ use crate::types::{Member, Type, TypeData, TypeId};
 use super::layout::{Layout, Place, Shape};
 use super::order::{Need, Progress};
 
+/// How declarations are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Style {
+    /// Leave out `const`, `volatile`, `restrict` and attributes of types: for what user space writes to.
+    pub strip_qualifiers: bool,
+    /// Write `bool` for `_Bool`, which C++ does not know.
+    pub cxx_bool: bool,
+}
+
 /// Definitions of types in C, made on demand and each once.
 #[derive(Debug)]
 pub struct CDump<'a> {
@@ -26,6 +35,7 @@ pub struct CDump<'a> {
     renamed: HashMap<TypeId, String>,
     /// For each `FWD`, the type it declares.
     completed: HashMap<TypeId, TypeId>,
+    style: Style,
     /// How often an ordinary identifier (typedef or enumerator) was given out.
     ordinary: HashMap<String, u32>,
 }
@@ -57,10 +67,22 @@ impl<'a> CDump<'a> {
             progress: vec![Progress::default(); btf.len()],
             renamed: HashMap::new(),
             completed: HashMap::new(),
+            style: Style::default(),
             ordinary: HashMap::new(),
         };
         dump.give_names();
         dump
+    }
+
+    /// The same with another style.
+    #[must_use]
+    pub fn with_style(mut self, style: Style) -> Self {
+        self.style = style;
+        self
+    }
+
+    pub(crate) fn style(&self) -> Style {
+        self.style
     }
 
     /// Emits every definition, in order of id but for what must come first.
@@ -207,7 +229,9 @@ fn unique(given: &mut HashMap<String, u32>, name: &str) -> String {
     if *count == 1 { name.to_owned() } else { format!("{name}___{count}") }
 }
 
-fn c_ident(text: &str) -> String {
+/// `text` as a C identifier: other characters become `_`, and a digit or keyword gets one in front.
+#[must_use]
+pub fn c_ident(text: &str) -> String {
     let mut out: String = text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
     if out.starts_with(|c: char| c.is_ascii_digit()) || is_c_keyword(&out) {
         out.insert(0, '_');

@@ -10,7 +10,7 @@ use crate::MAX_DEPTH;
 use crate::error::{Error, Result};
 use crate::types::{Composite, Enum, FuncProto, Int, Kind, TypeData, TypeId};
 
-use super::c::CDump;
+use super::c::{CDump, Style};
 
 /// Pointers, arrays and qualifiers that one declaration may have.
 const MAX_CHAIN: usize = 256;
@@ -26,8 +26,12 @@ struct Quals {
 
 impl Quals {
     /// As words, each with a space after it.
-    fn take(&mut self) -> String {
+    fn take(&mut self, style: Style) -> String {
         let mut out = String::new();
+        if style.strip_qualifiers {
+            *self = Self::default();
+            return out;
+        }
         for (set, word) in [(self.is_const, "const "), (self.is_volatile, "volatile "), (self.is_restrict, "restrict ")]
         {
             if set {
@@ -76,7 +80,7 @@ impl CDump<'_> {
                     at = *to;
                 }
                 TypeData::Ptr(to) => {
-                    let quals = quals.take();
+                    let quals = quals.take(self.style());
                     let wrap = matches!(btf.kind(btf.skip_qualifiers(*to)), Kind::Array | Kind::FuncProto);
                     decl = if wrap { format!("(*{quals}{decl})") } else { format!("*{quals}{decl}") };
                     at = *to;
@@ -94,7 +98,7 @@ impl CDump<'_> {
                 }
                 _ => {
                     let base = self.base(at, depth)?;
-                    let quals = quals.take();
+                    let quals = quals.take(self.style());
                     let space = if decl.is_empty() { "" } else { " " };
                     return Ok(format!("{quals}{base}{space}{decl}"));
                 }
@@ -132,7 +136,10 @@ impl CDump<'_> {
         let named = ty.name.0 != 0;
         Ok(match &ty.data {
             TypeData::Void => "void".into(),
-            TypeData::Int(int) => int_name(self.btf().name(id), *int).into(),
+            TypeData::Int(int) => match int_name(self.btf().name(id), *int) {
+                "_Bool" if self.style().cxx_bool => "bool".into(),
+                name => name.into(),
+            },
             TypeData::Float { size } => float_name(self.btf().name(id), *size).into(),
             TypeData::Typedef(_) => self.name(id),
             TypeData::Fwd { is_union } => {

@@ -9,5 +9,5 @@ mod layout;
 mod order;
 mod raw;
 
-pub use c::{CDump, c_dump, is_c_keyword};
+pub use c::{CDump, Style, c_dump, c_ident, is_c_keyword};
 pub use raw::raw_dump;

@@ -1,0 +1,52 @@
+//! Why a skeleton cannot be generated.
+//!
+//! Owns the crate's one error type. Invariant: a text names the map or variable it is about.
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a skeleton cannot be generated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The object was refused.
+    #[error("the object cannot be opened")]
+    Object(#[from] skep_object::Error),
+    /// Two things would have one name.
+    #[error("{what} '{first}' and '{second}' would both be named '{ident}'")]
+    SameName {
+        /// `maps` or `programs`.
+        what: &'static str,
+        /// One name in the object.
+        first: String,
+        /// The other.
+        second: String,
+        /// What both become.
+        ident: String,
+    },
+    /// A variable's type cannot be written.
+    #[error("variable '{variable}' in {section}")]
+    Type {
+        /// The variable.
+        variable: String,
+        /// Its section.
+        section: String,
+        /// Why.
+        #[source]
+        source: skep_btf::Error,
+    },
+    /// Two variables overlap, so that no struct can hold them.
+    #[error("variable '{variable}' in {section} overlaps the one before")]
+    Overlap {
+        /// The variable.
+        variable: String,
+        /// Its section.
+        section: String,
+    },
+    /// The object has data but no types.
+    #[error("{section} has variables without types; compile with -g")]
+    NoTypes {
+        /// The section.
+        section: String,
+    },
+}

@@ -1,0 +1,14 @@
+//! Skeletons: code that opens an object and names its maps, programs and variables.
+//!
+//! Owns the generators for C and Rust. Invariant: the same object gives the same text. Kernel counterpart:
+//! tools/bpf/bpftool/gen.c, 6.18.
+#![forbid(unsafe_code)]
+
+mod c;
+mod error;
+mod names;
+mod section;
+
+pub use c::{COptions, c_skeleton};
+pub use error::{Error, Result};
+pub use names::object_ident;
