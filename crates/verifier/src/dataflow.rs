@@ -149,7 +149,8 @@ impl Env<'_> {
                 if low[a] != order[a] {
                     continue;
                 }
-                let is_loop = component.last() != Some(&at) || succ.as_slice().contains(&at);
+                let is_loop =
+                    component.last() != Some(&at) || succ.as_slice().contains(&at) || self.aux[a].calls_callback;
                 while let Some(member) = component.pop() {
                     on_stack[member as usize] = false;
                     if is_loop {

@@ -200,7 +200,7 @@ impl Env<'_> {
         } else {
             ranges(out, reg, &mut sep);
             if !var.is_unknown() {
-                let _ = write!(out, "{sep}var_off=({:#x}; {:#x})", var.value, var.mask);
+                let _ = write!(out, "{sep}var_off={var}");
             }
         }
         out.push(')');

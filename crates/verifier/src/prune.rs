@@ -98,7 +98,9 @@ fn reg_safe(old: &Reg, new: &Reg, ids: &mut IdMap, exact: Exactness) -> bool {
             if !old.precise && exact == Exactness::NotExact {
                 return true;
             }
-            if old.add_const != new.add_const || (old.add_const && old.off != new.off) {
+            if (old.add_const, old.add_const32) != (new.add_const, new.add_const32)
+                || (old.add_const && old.off != new.off)
+            {
                 return false;
             }
             ids.check_scalar(old.id, new.id) && new.bounds.within(&old.bounds)

@@ -115,6 +115,11 @@ impl Env<'_> {
                 return Err(reject!(self, EINVAL, "tracing progs cannot use bpf_spin_lock yet"));
             }
         }
+        for (kind, name) in [(FieldKind::Timer, "bpf_timer"), (FieldKind::Workqueue, "bpf_wq")] {
+            if tracing && shape.field(kind).is_some() {
+                return Err(reject!(self, EINVAL, "tracing progs cannot use {name} yet"));
+            }
+        }
         if shape.map_type == MapType::StructOps {
             return Err(reject!(self, EINVAL, "bpf_struct_ops map cannot be used in prog"));
         }

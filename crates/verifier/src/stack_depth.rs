@@ -63,7 +63,7 @@ impl Env<'_> {
             let own = Self::rounded(self.subprogs[callee].stack_depth);
             chain.push(Level { sub: callee, at: self.subprogs[callee].start, depth: depth.saturating_add(own) });
             if chain.len() > MAX_FRAMES {
-                let message = format!("the call stack of {} frames is too deep !", chain.len());
+                let message = format!("the call stack of {} frames is too deep !", chain.len() - 1);
                 return Err(self.reject(Errno::E2BIG, RejectionKind::Limit, message));
             }
             if self.subprogs[callee].has_tail_call {

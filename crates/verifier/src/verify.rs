@@ -83,6 +83,10 @@ impl<'a> Env<'a> {
             let text = format!("program has {len} insns, 1 to {max} are allowed");
             return Err(self.reject(Errno::E2BIG, RejectionKind::Malformed, text));
         }
+        if !self.has_context() {
+            let text = format!("{} programs need the kernel's types and are not supported", self.spec.prog_type);
+            return Err(self.reject(Errno::ENOTSUPP, RejectionKind::Unsupported, text));
+        }
         self.find_subprogs()?;
         self.check_subprogs()?;
         self.read_func_info()?;
@@ -99,7 +103,9 @@ impl<'a> Env<'a> {
 
     /// Names and linkage of subprograms, from BTF.
     fn read_func_info(&mut self) -> Check {
-        let Some(btf) = self.spec.btf.filter(|_| !self.spec.func_info.is_empty()) else { return Ok(()) };
+        let Some(btf) = self.spec.btf.filter(|_| !self.spec.func_info.is_empty()) else {
+            return self.check_abnormal_returns();
+        };
         for i in 0..self.subprogs.len() {
             let start = self.subprogs[i].start;
             let Some(info) = self.spec.func_info.iter().find(|f| f.insn_off == start) else {
@@ -113,17 +119,31 @@ impl<'a> Env<'a> {
             let global = matches!(ty.data, skep_btf::TypeData::Func { linkage: skep_btf::Linkage::Global, .. });
             sub.is_global = i > 0 && global;
         }
+        self.check_abnormal_returns()
+    }
+
+    /// Functions that may be left by a failed packet load or by a tail call must return an `int`.
+    fn check_abnormal_returns(&mut self) -> Check {
         for i in 1..self.subprogs.len() {
-            if self.subprogs[i].has_ld_abs {
-                let ret_int = self.spec.btf.and_then(|b| {
-                    let proto = b.func_proto(skep_btf::TypeId(self.subprogs[i].func_id))?;
-                    Some(matches!(b.kind(b.resolve(proto.ret)), skep_btf::Kind::Int))
-                });
-                if ret_int == Some(false) {
-                    let text = "LD_ABS is only allowed in functions that return 'int'.".to_owned();
-                    return Err(self.reject(Errno::EINVAL, RejectionKind::Safety, text));
-                }
-            }
+            let sub = &self.subprogs[i];
+            let what = if sub.has_ld_abs {
+                "LD_ABS"
+            } else if sub.has_tail_call {
+                "tail_call"
+            } else {
+                continue;
+            };
+            let scalar = self.spec.btf.filter(|_| sub.func_id != 0).and_then(|b| {
+                let proto = b.func_proto(skep_btf::TypeId(sub.func_id))?;
+                let kind = b.kind(b.resolve(proto.ret));
+                Some(matches!(kind, skep_btf::Kind::Int | skep_btf::Kind::Enum | skep_btf::Kind::Enum64))
+            });
+            let text = match scalar {
+                Some(true) => continue,
+                Some(false) => format!("{what} is only allowed in functions that return 'int'."),
+                None => format!("{what} is not allowed in subprogs without BTF"),
+            };
+            return Err(self.reject(Errno::EINVAL, RejectionKind::Safety, text));
         }
         Ok(())
     }

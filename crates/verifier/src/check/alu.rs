@@ -44,8 +44,7 @@ impl Env<'_> {
                 if reg.is_scalar() {
                     let bounds = scalar_alu::neg(width, &reg.bounds);
                     self.set_scalar_result(dst, reg, bounds);
-                    self.reg_mut(dst.number()).id = 0;
-                    self.reg_mut(dst.number()).add_const = false;
+                    self.reg_mut(dst.number()).unlink();
                 } else {
                     self.set_unknown(dst.number());
                 }
@@ -60,7 +59,8 @@ impl Env<'_> {
                     self.set_unknown(dst.number());
                 } else if kind != EndKind::ToLe || bits != 64 {
                     let bounds = swapped(kind, bits, &reg.bounds);
-                    let new = Reg { id: 0, add_const: false, off: 0, bounds, ..reg };
+                    let mut new = Reg { bounds, ..reg };
+                    new.unlink();
                     self.set_reg(dst.number(), new);
                 }
                 Ok(())
@@ -98,9 +98,7 @@ impl Env<'_> {
             return;
         }
         if reg.add_const {
-            reg.id = 0;
-            reg.off = 0;
-            reg.add_const = false;
+            reg.unlink();
         }
         if reg.id == 0 && !reg.bounds.is_const() {
             reg.id = self.new_id();
@@ -141,8 +139,7 @@ impl Env<'_> {
         }
         let mut result = value;
         if !unchanged {
-            result.id = 0;
-            result.add_const = false;
+            result.unlink();
         }
         match sign_from {
             Some(bits) => result.bounds = value.bounds.movsx(width, bits),
@@ -198,6 +195,13 @@ impl Env<'_> {
         if !dst_reg.is_scalar() {
             return self.pointer_alu(width, op, d, dst_reg, src_reg, false);
         }
+        let mut dst_reg = dst_reg;
+        if let Some((zero, ones)) = scalar_alu::fork(op, &dst_reg.bounds, &src_reg.bounds) {
+            let at = self.insn;
+            let branch = self.push_branch(at, at, false)?;
+            branch.frame_mut().regs[d as usize].bounds = zero;
+            dst_reg.bounds = ones;
+        }
         self.scalar_binary(width, op, dst, src, dst_reg, src_reg);
         Ok(())
     }
@@ -206,19 +210,21 @@ impl Env<'_> {
         let bounds = scalar_alu::alu(op, width, &dst_reg.bounds, &src_reg.bounds);
         let mut result = Reg { bounds, ..dst_reg };
         // rX += constant keeps the distance to the scalar it was copied from.
-        let delta = match (op, width, src_reg.bounds.const_value()) {
-            (AluOp::Add, Width::W64, Some(v)) if self.caps.bpf && dst_reg.id != 0 && src != Operand::Reg(dst) => {
-                Some(v)
-            }
+        let distance = match (op, src_reg.bounds.const_in(width)) {
+            (AluOp::Add, Some(v)) => distance(width, v, false),
+            (AluOp::Sub, Some(v)) => distance(width, v, true),
             _ => None,
         };
-        let small = delta.and_then(|v| i32::try_from(v).ok()).filter(|_| !dst_reg.add_const);
-        result.id = 0;
-        result.add_const = false;
-        result.off = 0;
-        if let Some(off) = small {
+        let linked = self.caps.bpf
+            && dst_reg.id != 0
+            && !dst_reg.add_const
+            && src != Operand::Reg(dst)
+            && (width == Width::W64 || dst_reg.bounds.fits_u32());
+        result.unlink();
+        if let (true, Some(off)) = (linked, distance) {
             result.id = dst_reg.id;
             result.add_const = true;
+            result.add_const32 = width == Width::W32;
             result.off = off;
         }
         self.set_reg(dst.number(), result);
@@ -372,9 +378,7 @@ impl Env<'_> {
                     return Err(reject!(
                         self,
                         EACCES,
-                        "R{d} variable stack access prohibited for !root, var_off=({:#x}; {:#x}) off={}",
-                        var.value,
-                        var.mask,
+                        "R{d} variable stack access prohibited for !root, var_off={var} off={}",
                         reg.off
                     ));
                 }
@@ -394,6 +398,15 @@ impl Env<'_> {
         }
         Ok(())
     }
+}
+
+/// The signed distance that adding or subtracting a constant makes, if it fits.
+fn distance(width: Width, value: u64, negate: bool) -> Option<i32> {
+    let off = match width {
+        Width::W64 => i32::try_from(value.cast_signed()).ok()?,
+        Width::W32 => u32::try_from(value & 0xffff_ffff).ok()?.cast_signed(),
+    };
+    if negate { off.checked_neg() } else { Some(off) }
 }
 
 /// The constant of a scalar operand.

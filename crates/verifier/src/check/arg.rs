@@ -266,13 +266,7 @@ impl Env<'_> {
         }
         if reg.bounds.const_value() != Some(0) {
             let v = reg.bounds.var_off;
-            return Err(reject!(
-                self,
-                EACCES,
-                "variable {name} access var_off=({:#x}; {:#x}) disallowed",
-                v.value,
-                v.mask
-            ));
+            return Err(reject!(self, EACCES, "variable {name} access var_off={v} disallowed"));
         }
         Ok(())
     }

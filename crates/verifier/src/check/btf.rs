@@ -70,21 +70,13 @@ fn sock_field_ok(base: Base, off: i32, size: u32) -> bool {
             off + size <= 116 && size == if wide { 8 } else { 4 }
         }
         Base::XdpSock => off + size <= 4 && size == 4,
-        Base::Socket | Base::SockCommon => {
-            let end = off + size;
-            if end > 80 {
-                return false;
-            }
-            match off {
-                // bound_dev_if, mark, priority: whole; others may be read narrow.
-                0..4 | 16..24 => size == 4 && off % 4 == 0,
-                4..16 | 24..44 | 52..76 => size <= 4,
-                44..48 => size <= 4,
-                48..50 => size <= 2,
-                76..80 => size <= 4,
-                _ => false,
-            }
-        }
+        Base::SockCommon if (8..24).contains(&off) => false,
+        Base::Socket | Base::SockCommon => match off {
+            4 | 8 | 12 | 24..48 | 52..80 => size <= 4 && off % 4 + size <= 4,
+            48..50 => size == 4 || off + size <= 50,
+            0 | 16 | 20 => size == 4,
+            _ => false,
+        },
         _ => false,
     }
 }

@@ -46,7 +46,7 @@ impl Env<'_> {
     pub(crate) fn next_frame(&mut self) -> Check<u8> {
         let next = self.cur.frames.len();
         if next >= MAX_FRAMES {
-            let message = format!("the call stack of {next} frames is too deep");
+            let message = format!("the call stack of {} frames is too deep", next + 1);
             return Err(self.reject(Errno::E2BIG, RejectionKind::Limit, message));
         }
         Ok(u8::try_from(next).unwrap_or(u8::MAX))

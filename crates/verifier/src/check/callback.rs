@@ -35,10 +35,6 @@ impl Env<'_> {
         queued.frames.push(Rc::new(callee));
         queued.callback_unroll_depth += 1;
         queued.frame_at_mut(caller).callback_depth += 1;
-        // The caller's r0-r5 are gone while the callback runs.
-        for n in 0..=5 {
-            queued.frame_at_mut(caller).regs[n] = Reg::NOT_INIT;
-        }
         let frame = self.cur.frame_mut();
         frame.callback_depth = 0;
         Ok(())

@@ -15,6 +15,11 @@ impl<'a> Env<'a> {
         self.spec.ctx.or_else(|| ctx_layout_for(self.spec.prog_type, self.spec.attach_type))
     }
 
+    /// Whether the engine knows this program type's context.
+    pub(crate) fn has_context(&self) -> bool {
+        self.layout().is_some()
+    }
+
     /// The C structure that a global function's context argument names.
     pub(crate) fn ctx_btf_name(&self) -> Option<&'a str> {
         self.layout().map(|l| l.btf_name.as_ref())
@@ -41,7 +46,7 @@ impl<'a> Env<'a> {
             self.check_unmodified(reg, n)?;
         } else if !reg.bounds.is_const() {
             let v = reg.bounds.var_off;
-            let text = format!("variable ctx access var_off=({:#x}; {:#x}) disallowed", v.value, v.mask);
+            let text = format!("variable ctx access var_off={v} disallowed");
             return Err(reject!(self, EACCES, "{text}"));
         }
         let at = self.insn;
@@ -79,9 +84,7 @@ impl<'a> Env<'a> {
             CtxFieldKind::SockCommonOrNull => null(pointer(Base::SockCommon, Extra::None)),
             CtxFieldKind::FlowKeys => pointer(Base::FlowKeys, Extra::None),
             CtxFieldKind::TpBuffer => pointer(Base::TpBuffer, Extra::None),
-            CtxFieldKind::Btf(name) => {
-                return Err(unsupported!(self, "kernel object {name} in the context is not supported"));
-            }
+            CtxFieldKind::Btf(_) => Reg::pointer(RegType::of(Base::BtfId).with(flags::TRUSTED), Extra::None),
         };
         if value.ty.maybe_null() {
             value.id = self.new_id();

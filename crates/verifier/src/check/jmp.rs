@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use skep_abi::{JmpOp, MapType, Operand, Reg as R, Width};
+use skep_abi::{AluOp, JmpOp, MapType, Operand, Reg as R, Width};
 
 use crate::check::packet::packet_branch;
 use crate::env::{Check, Env, reject};
@@ -172,24 +172,19 @@ impl Env<'_> {
                 let frame = Rc::clone(&self.cur.frames[number]);
                 for i in (0..10u8).filter(|i| live & (1 << i) != 0 && is_linked(&frame.regs[*i as usize])) {
                     if !push(Linked { frame: frame.number, at: i, is_reg: true }) {
-                        unlink(&mut self.cur.frame_at_mut(number).regs[i as usize]);
+                        self.cur.frame_at_mut(number).regs[i as usize].unlink();
                     }
                 }
                 for (i, _) in frame.stack.iter().enumerate().filter(|(_, s)| s.is_spilled() && is_linked(&s.reg)) {
                     let at = u8::try_from(i).unwrap_or(u8::MAX);
                     if !push(Linked { frame: frame.number, at, is_reg: false }) {
-                        unlink(&mut self.cur.frame_at_mut(number).stack[i].reg);
+                        self.cur.frame_at_mut(number).stack[i].reg.unlink();
                     }
                 }
             }
         }
         linked
     }
-}
-
-fn unlink(reg: &mut Reg) {
-    reg.id = 0;
-    reg.add_const = false;
 }
 
 fn is_any_packet(reg: &Reg) -> bool {
@@ -254,9 +249,18 @@ fn sync_linked(state: &mut State, known: u8, linked: &[Linked]) {
         }
         let mut new = known_reg;
         if (old.add_const || known_reg.add_const) && old.off != known_reg.off {
-            let delta = i64::from(old.off).wrapping_sub(i64::from(known_reg.off)).cast_unsigned();
-            let bounds = scalar_alu::add(&known_reg.bounds, &Bounds::constant(delta));
-            new = Reg { off: old.off, add_const: old.add_const, bounds, ..known_reg };
+            if old.add_const && known_reg.add_const && old.add_const32 != known_reg.add_const32 {
+                continue;
+            }
+            let off = |r: &Reg| if r.add_const { i64::from(r.off) } else { 0 };
+            let delta = Bounds::constant(off(&old).wrapping_sub(off(&known_reg)).cast_unsigned());
+            let bounds = if old.add_const32 || known_reg.add_const32 {
+                scalar_alu::alu(AluOp::Add, Width::W32, &known_reg.bounds, &delta)
+            } else {
+                scalar_alu::alu(AluOp::Add, Width::W64, &known_reg.bounds, &delta)
+            };
+            let (add_const, add_const32) = (old.add_const, old.add_const32);
+            new = Reg { off: old.off, add_const, add_const32, bounds, ..known_reg };
         }
         let frame = state.frame_at_mut(frame);
         if l.is_reg {

@@ -32,10 +32,23 @@ impl Env<'_> {
         for n in 0..=5 {
             self.set_reg(n, Reg::NOT_INIT);
         }
+        if self.cur.depth() > 0 {
+            self.push_failed_load()?;
+        }
         self.scratch_reg(0);
         let mut value = self.unknown();
         value.bounds = Bounds::UNKNOWN;
         self.set_reg(0, value);
+        Ok(())
+    }
+
+    /// A load beyond the packet returns 0 from the subprogram that it stands in.
+    fn push_failed_load(&mut self) -> Check {
+        let callsite = self.cur.frame().callsite;
+        let at = self.insn;
+        let queued = self.push_branch(callsite + 1, at, false)?;
+        queued.frames.pop();
+        queued.frame_mut().regs[0] = Reg::constant(0);
         Ok(())
     }
 }

@@ -196,14 +196,7 @@ impl Env<'_> {
                     return Ok(());
                 }
                 let v = reg.bounds.var_off;
-                return Err(reject!(
-                    self,
-                    EACCES,
-                    "misaligned packet access off 2+({:#x}; {:#x})+{}+{off} size {size}",
-                    v.value,
-                    v.mask,
-                    reg.off
-                ));
+                return Err(reject!(self, EACCES, "misaligned packet access off 2+{v}+{}+{off} size {size}", reg.off));
             }
             Base::FlowKeys => "flow keys ",
             Base::MapKey => "key ",
@@ -228,14 +221,7 @@ impl Env<'_> {
         if v.add(crate::state::tnum::Tnum::constant(sum.cast_unsigned())).is_aligned(u64::from(size)) {
             return Ok(());
         }
-        Err(reject!(
-            self,
-            EACCES,
-            "misaligned {what}access off ({:#x}; {:#x})+{}+{off} size {size}",
-            v.value,
-            v.mask,
-            reg.off
-        ))
+        Err(reject!(self, EACCES, "misaligned {what}access off {v}+{}+{off} size {size}", reg.off))
     }
 
     /// `size` bytes at `off` lie in a region of `region` bytes; says where they lie otherwise.
@@ -418,13 +404,7 @@ impl Env<'_> {
         }
         if !reg.bounds.is_const() || reg.bounds.const_value() != Some(0) {
             let v = reg.bounds.var_off;
-            return Err(reject!(
-                self,
-                EACCES,
-                "R{n} invalid variable buffer offset: off={off}, var_off=({:#x}; {:#x})",
-                v.value,
-                v.mask
-            ));
+            return Err(reject!(self, EACCES, "R{n} invalid variable buffer offset: off={off}, var_off={v}"));
         }
         Ok(())
     }

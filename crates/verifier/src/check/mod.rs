@@ -232,6 +232,9 @@ impl Env<'_> {
                 let Some(sub) = self.subprog_starting(i64::from(target)) else {
                     return Err(reject!(self, EINVAL, "verifier bug. No program starts at insn {target}"));
                 };
+                if self.spec.func_info.is_empty() {
+                    return Err(reject!(self, EINVAL, "missing btf func_info"));
+                }
                 if self.subprogs[sub].is_global {
                     return Err(reject!(self, EINVAL, "callback function not static"));
                 }

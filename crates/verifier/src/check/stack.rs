@@ -3,13 +3,14 @@
 //! Owns what a store leaves and a load finds. Invariant: a byte that may hold anything is `Misc` or `Invalid`; only a byte that
 //! certainly is zero is `Zero`. Kernel counterpart: `check_stack_read`, `check_stack_write`, kernel/bpf/verifier.c, 6.18.
 
-use skep_abi::{Insn, Operand, Reg as R};
+use skep_abi::{Errno, Insn, Operand, Reg as R};
 
 use crate::check::Access;
 use crate::check::alu::MAX_VAR_OFF;
 use crate::env::{Check, Env, reject};
 use crate::state::reg::{Base, Reg};
 use crate::state::stack::{ByteKind, MAX_STACK, SLOT};
+use crate::verified::RejectionKind;
 
 /// Slot and byte of a stack offset (negative, from the frame pointer).
 pub(crate) fn place(off: i64) -> (usize, usize) {
@@ -46,9 +47,7 @@ impl Env<'_> {
                     return Err(reject!(
                         self,
                         EACCES,
-                        "variable offset stack pointer cannot be passed into helper function; var_off=({:#x}; {:#x}) off={off} size={size}",
-                        v.value,
-                        v.mask
+                        "variable offset stack pointer cannot be passed into helper function; var_off={v} off={off} size={size}"
                     ));
                 };
                 if !self.caps.perfmon {
@@ -69,7 +68,7 @@ impl Env<'_> {
     fn variable_stack_refused(&mut self, n: u8, reg: &Reg) -> Box<crate::env::Reject> {
         let v = reg.bounds.var_off;
         let text = "variable offset stack access prohibited for !root";
-        reject!(self, EACCES, "R{n} {text}, var_off=({:#x}; {:#x})", v.value, v.mask)
+        reject!(self, EACCES, "R{n} {text}, var_off={v}")
     }
 
     /// The access lies within the frame's 512 bytes; reads within what was used, for a user who must not see the rest.
@@ -96,17 +95,14 @@ impl Env<'_> {
         let used = i64::try_from(frame.stack.len() * SLOT).unwrap_or(MAX_STACK);
         let lowest = if access == Access::Write || self.caps.perfmon { -MAX_STACK } else { -used };
         if min < lowest || min > -1 || max > 0 || size < 0 {
-            if reg.bounds.is_const() {
-                return Err(reject!(self, EACCES, "invalid{verb} stack R{n} off={min} size={size}"));
-            }
-            let v = reg.bounds.var_off;
-            return Err(reject!(
-                self,
-                EACCES,
-                "invalid variable-offset{verb} stack R{n} var_off=({:#x}; {:#x}) off={off} size={size}",
-                v.value,
-                v.mask
-            ));
+            let errno = if min < lowest || min > -1 { Errno::EACCES } else { Errno::EINVAL };
+            let text = if reg.bounds.is_const() {
+                format!("invalid{verb} stack R{n} off={min} size={size}")
+            } else {
+                let v = reg.bounds.var_off;
+                format!("invalid variable-offset{verb} stack R{n} var_off={v} off={off} size={size}")
+            };
+            return Err(self.reject(errno, RejectionKind::Safety, text));
         }
         self.grow_stack(reg.frame(), min);
         Ok(())
@@ -154,8 +150,7 @@ impl Env<'_> {
                         *self.reg_mut(r.number()) = reg;
                     }
                 } else {
-                    reg.id = 0;
-                    reg.add_const = false;
+                    reg.unlink();
                 }
                 self.cur.frame_at_mut(frame).stack[slot_index].save(reg, size, keep_invalid);
             }
@@ -255,8 +250,7 @@ impl Env<'_> {
             if size <= spilled && off % 8 == 0 {
                 let mut copy = reg;
                 if size < SLOT && reg.bounds.u64.max >= 1u64 << (size * 8) {
-                    copy.id = 0;
-                    copy.add_const = false;
+                    copy.unlink();
                 }
                 self.set_reg(dst.number(), copy);
             } else {
@@ -383,13 +377,7 @@ impl Env<'_> {
                         return Err(reject!(self, EACCES, "{text}"));
                     }
                     let v = reg.bounds.var_off;
-                    return Err(reject!(
-                        self,
-                        EACCES,
-                        "invalid read from stack R{n} var_off ({:#x}; {:#x})+{i} size {size}",
-                        v.value,
-                        v.mask
-                    ));
+                    return Err(reject!(self, EACCES, "invalid read from stack R{n} var_off {v}+{i} size {size}"));
                 }
             }
             self.live_stack.read(frame, 1 << slot_index);

@@ -205,6 +205,8 @@ pub struct Reg {
     pub precise: bool,
     /// A linked scalar that is its id's base value plus `off`.
     pub add_const: bool,
+    /// With [`Reg::add_const`]: the addition was in 32 bits.
+    pub add_const32: bool,
     /// Fixed part of a pointer's offset.
     pub off: i32,
     /// Identity: linked scalars, values of one lookup, one packet base; 0 for none.
@@ -225,6 +227,7 @@ impl Reg {
         ty: RegType::NOT_INIT,
         precise: false,
         add_const: false,
+        add_const32: false,
         off: 0,
         id: 0,
         ref_obj_id: 0,
@@ -314,6 +317,16 @@ impl Reg {
         match self.extra {
             Extra::MemSize(s) => s,
             _ => 0,
+        }
+    }
+
+    /// No longer linked to other scalars.
+    pub fn unlink(&mut self) {
+        self.id = 0;
+        self.add_const = false;
+        self.add_const32 = false;
+        if self.is_scalar() {
+            self.off = 0;
         }
     }
 

@@ -275,9 +275,12 @@ impl BitXor for Tnum {
     }
 }
 
-/// `(0x40; 0x3f)`: value and mask, as in the kernel's log.
+/// `(0x40; 0x3f)`, value and mask, or the number if it is known, as in the kernel's log.
 impl fmt::Display for Tnum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_const() {
+            return if self.value <= 0xffff { write!(f, "{}", self.value) } else { write!(f, "{:#x}", self.value) };
+        }
         write!(f, "({:#x}; {:#x})", self.value, self.mask)
     }
 }
