@@ -5,6 +5,7 @@
 //! equal bytes on every host. Kernel counterpart: `bpf_int_jit_compile`, arch/x86/net/bpf_jit_comp.c, 6.18.
 #![forbid(unsafe_code)]
 
+mod arm64;
 mod error;
 mod flow;
 mod image;
@@ -28,6 +29,6 @@ pub fn compile(xlated: &Xlated, layout: &Layout, options: &Options) -> Result<Im
     let flow = flow::Flow::build(xlated, layout, options.optimize)?;
     match options.arch {
         Arch::X64 => x64::compile(&flow, xlated, layout, options),
-        Arch::Arm64 => Err(JitError::Internal("there is no arm64 back end yet")),
+        Arch::Arm64 => arm64::compile(&flow, xlated, layout, options),
     }
 }

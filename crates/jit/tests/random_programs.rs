@@ -1,5 +1,5 @@
 //! Random programs: compiled code, with every choice of options, computes what the model computes.
-#![cfg(target_arch = "x86_64")]
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::generate::{CTX_SIZE, HELPER, Program, Rng, program};
 use support::machine::{CPU_SIZE, Machine};
 use support::model::{self, Helper};
 
-extern "sysv64" fn mix(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, _cpu: u64) -> u64 {
+extern "C" fn mix(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, _cpu: u64) -> u64 {
     [r1, r2, r3, r4, r5].iter().fold(0x9e37, |sum: u64, &r| (sum ^ r).wrapping_mul(0x100_0000_01b3).rotate_left(17))
 }
 
@@ -22,12 +22,12 @@ fn layout() -> Layout {
     Layout { helpers: BTreeMap::from([(HELPER, mix as Helper as usize as u64)]), ..Layout::default() }
 }
 
-const OPTIONS: [Options; 4] = [
-    Options { arch: Arch::X64, features: CpuFeatures::BASELINE, optimize: false },
-    Options { arch: Arch::X64, features: CpuFeatures::BASELINE, optimize: true },
-    Options { arch: Arch::X64, features: CpuFeatures::ALL, optimize: false },
-    Options { arch: Arch::X64, features: CpuFeatures::ALL, optimize: true },
-];
+/// Every choice that this machine can run.
+fn options() -> Vec<Options> {
+    let plain = Options::new(Arch::host().expect("a back end for this machine"));
+    let full = plain.with_features(CpuFeatures::detect());
+    vec![plain.with_optimize(false), plain, full.with_optimize(false), full]
+}
 
 fn context(seed: u64) -> Vec<u8> {
     let mut rng = Rng::new(seed ^ 0x5a5a);
@@ -39,12 +39,7 @@ fn check(seed: u64, program: &Program, stack: u32) {
     let mut cpu = vec![0_u64; CPU_SIZE / 8];
     let mut expected = context(seed);
     let r0 = model::run(&xlated.insns, &helpers(), expected.as_mut_ptr() as u64, cpu.as_mut_ptr() as u64);
-    for options in OPTIONS {
-        let Options { features, .. } = options;
-        let here = CpuFeatures::detect();
-        if (features.bmi2 && !here.bmi2) || (features.movbe && !here.movbe) {
-            continue;
-        }
+    for options in options() {
         let image = compile(&xlated, &layout(), &options).expect("compiles");
         let machine = Machine::new(&image);
         let mut ctx = context(seed);

@@ -1,5 +1,5 @@
 //! What compiled code does with the layout: maps, per-CPU data, tail calls, callbacks, packet loads, statistics.
-#![cfg(target_arch = "x86_64")]
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 mod support;
 
@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use skep_abi::asm::assemble;
 use skep_abi::{CallTarget, Imm64, Insn, RawInsn, Reg, TailCallImm};
-use skep_jit::{
-    Arch, CpuFeatures, Image, Layout, MapAccess, MapLayout, Options, RelocKind, SiteKind, TscScale, compile,
-};
+use skep_jit::{Arch, CpuFeatures, Layout, MapAccess, MapLayout, Options, RelocKind, SiteKind, TscScale, compile};
 use skep_verifier::{Const, MapArg, Poke, Xlated};
 use support::machine::{CPU_SIZE, Machine};
 
@@ -17,7 +15,7 @@ const TAIL_CALLS: i32 = 64;
 const CPU_ID: i32 = 0;
 
 fn options() -> [Options; 2] {
-    let all = Options::new(Arch::X64).with_features(CpuFeatures::detect());
+    let all = Options::new(Arch::host().expect("a back end for this machine")).with_features(CpuFeatures::detect());
     [all, all.with_optimize(false)]
 }
 
@@ -162,7 +160,7 @@ fn percpu_variables_and_cpu_number() {
     }
 }
 
-extern "sysv64" fn show_args(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, cpu: u64) -> u64 {
+extern "C" fn show_args(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, cpu: u64) -> u64 {
     // SAFETY: the tests pass their vCPU memory.
     let seen = unsafe { std::slice::from_raw_parts_mut((cpu + 512) as *mut u64, 6) };
     seen.copy_from_slice(&[r1, r2, r3, r4, r5, cpu]);
@@ -170,9 +168,9 @@ extern "sysv64" fn show_args(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, cpu: u
 }
 
 /// Calls its first argument back `r2` times with the signature of helpers.
-extern "sysv64" fn call_back(f: u64, times: u64, arg: u64, _: u64, _: u64, cpu: u64) -> u64 {
+extern "C" fn call_back(f: u64, times: u64, arg: u64, _: u64, _: u64, cpu: u64) -> u64 {
     // SAFETY: the program passes the address of its thunk.
-    let f = unsafe { std::mem::transmute::<u64, extern "sysv64" fn(u64, u64, u64, u64, u64, u64) -> u64>(f) };
+    let f = unsafe { std::mem::transmute::<u64, extern "C" fn(u64, u64, u64, u64, u64, u64) -> u64>(f) };
     (0..times).map(|i| f(i, arg, 0, 0, 0, cpu)).sum()
 }
 
@@ -216,7 +214,7 @@ fn callbacks_run_through_thunks() {
 }
 
 /// The packet is the context's bytes; 12 of them.
-extern "sysv64" fn ld_abs(ctx: u64, offset: i64, size: u64, _: u64, _: u64, _cpu: u64) -> i64 {
+extern "C" fn ld_abs(ctx: u64, offset: i64, size: u64, _: u64, _: u64, _cpu: u64) -> i64 {
     if offset < 0 || offset + size.cast_signed() > 12 {
         return -1;
     }
@@ -318,15 +316,6 @@ fn cached_and_dynamic_tail_calls() {
     }
 }
 
-/// Writes `jmp` into a site.
-fn poke_jump(machine: &Machine, image: &Image, at: u32, to: u64) {
-    let disp = i32::try_from(to.cast_signed() - machine.address(at + 5).cast_signed()).expect("near");
-    let mut bytes = vec![0xe9];
-    bytes.extend_from_slice(&disp.to_le_bytes());
-    assert!(image.bytes.len() > at as usize + 4);
-    machine.patch(at, &bytes);
-}
-
 #[test]
 fn poked_tail_calls() {
     for (registers, options) in FRAMES.into_iter().flat_map(|frame| options().map(|options| (frame, options))) {
@@ -338,13 +327,13 @@ fn poked_tail_calls() {
         let mut cpu = cpu();
         assert_eq!(hop(&machine, &mut cpu), 1, "a closed gate falls through");
         for site in &image.sites {
-            assert!(site.offset % 8 <= 3, "a site lies within an aligned word");
+            assert!(site.offset % 8 + u32::from(site.len) <= 8, "a site lies within an aligned word");
             match site.kind {
                 SiteKind::PokeGate { index, stub } => {
                     assert_eq!(index, 0);
-                    poke_jump(&machine, &image, site.offset, machine.address(stub));
+                    machine.patch_jump(site.offset, machine.address(stub));
                 }
-                SiteKind::PokeTarget { .. } => poke_jump(&machine, &image, site.offset, machine.tail_entry),
+                SiteKind::PokeTarget { .. } => machine.patch_jump(site.offset, machine.tail_entry),
                 SiteKind::Stats { .. } => unreachable!("no statistics were asked for"),
             }
         }
@@ -353,6 +342,7 @@ fn poked_tail_calls() {
 }
 
 #[test]
+#[cfg(target_arch = "x86_64")]
 fn a_cached_call_loads_neither_size_nor_program() {
     let array = ProgArray::new(3);
     let xlated = hopper(CACHED, "1", "r0 = 0");
@@ -383,18 +373,18 @@ fn statistics_count_runs_while_the_site_is_open() {
         assert_eq!((run(&mut cpu), cpu[0x300 / 8]), (42, 0));
         let site = image.sites[0];
         let SiteKind::Stats { stub } = site.kind else { unreachable!("the first site is the entry") };
-        assert_eq!((site.offset, image.entry, image.tail_entry), (0, 0, 5));
-        poke_jump(&machine, &image, site.offset, machine.address(stub));
+        assert_eq!((site.offset, image.entry, image.tail_entry), (0, 0, u32::from(site.len)));
+        machine.patch_jump(site.offset, machine.address(stub));
         for n in 1..=10 {
             assert_eq!((run(&mut cpu), cpu[0x300 / 8]), (42, n));
         }
         assert!(cpu[0x300 / 8 + 1] > 0, "time passed");
-        machine.patch(site.offset, &image.bytes[..5]);
+        machine.patch(site.offset, &image.bytes[..usize::from(site.len)]);
         assert_eq!((run(&mut cpu), cpu[0x300 / 8]), (42, 10));
     }
 }
 
-extern "sysv64" fn ticks(_: u64, _: u64, _: u64, _: u64, _: u64, cpu: u64) -> u64 {
+extern "C" fn ticks(_: u64, _: u64, _: u64, _: u64, _: u64, cpu: u64) -> u64 {
     // SAFETY: the tests pass their vCPU memory.
     let clock = unsafe { &mut *((cpu + 1024) as *mut u64) };
     *clock += 1;
@@ -411,5 +401,7 @@ fn missing_pieces_are_errors() {
     assert!(compile(&program("r0 = 1\ngoto +5\nexit"), &layout, &options).is_err(), "jumps out");
     let image = compile(&program("r0 = 1\nexit"), &layout, &options).expect("compiles");
     assert!(image.relocations.iter().all(|reloc| reloc.kind == RelocKind::Rel32));
-    assert_eq!(image.bytes, [0xb8, 1, 0, 0, 0, 0xc3], "no prologue, the shortest constant");
+    if cfg!(target_arch = "x86_64") {
+        assert_eq!(image.bytes, [0xb8, 1, 0, 0, 0, 0xc3], "no prologue, the shortest constant");
+    }
 }

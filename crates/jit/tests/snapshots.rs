@@ -20,7 +20,7 @@ struct Vector {
     listings: Vec<(Arch, String)>,
 }
 
-const ARCHES: [(Arch, &str); 1] = [(Arch::X64, "x64")];
+const ARCHES: [(Arch, &str); 2] = [(Arch::X64, "x64"), (Arch::Arm64, "arm64")];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testing/vectors/jit")
@@ -149,7 +149,29 @@ fn listing(vector: &Vector, arch: Arch) -> String {
     let (xlated, layout, optimize, features) = setup(vector);
     let options = Options::new(arch).with_features(features).with_optimize(optimize);
     let image = compile(&xlated, &layout, &options).expect("compiles");
-    disassemble_x64(&image)
+    match arch {
+        Arch::X64 => disassemble_x64(&image),
+        Arch::Arm64 => disassemble_arm64(&image),
+    }
+}
+
+fn disassemble_arm64(image: &Image) -> String {
+    use yaxpeax_arch::{Decoder as _, U8Reader};
+    let decoder = yaxpeax_arm::armv8::a64::InstDecoder::default();
+    let mut out = String::new();
+    for (at, word) in (0_u32..).step_by(4).zip(image.bytes.chunks(4)) {
+        let text = match decoder.decode(&mut U8Reader::new(word)) {
+            Ok(insn) => insn.to_string(),
+            // The large system extensions are not known to the disassembler.
+            Err(_) => format!(".inst 0x{:08x}", u32::from_le_bytes(word.try_into().expect("4 bytes"))),
+        };
+        let _ = write!(out, "{at:4x}: {text}");
+        if let Some(site) = image.sites.iter().find(|site| site.offset == at) {
+            let _ = write!(out, "  ; {:?}", site.kind);
+        }
+        out.push('\n');
+    }
+    out
 }
 
 #[test]

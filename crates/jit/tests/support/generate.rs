@@ -393,7 +393,7 @@ impl Body<'_> {
             code.push(Insn::Load { size: Size::B, sign_extend: false, dst, base, off: off + at });
             let place = if big { count - 1 - i } else { i };
             if place > 0 {
-                code.push(Insn::Alu { width, op: AluOp::Lsh, dst, src: Operand::Imm(8 * i32::from(place) & mask) });
+                code.push(Insn::Alu { width, op: AluOp::Lsh, dst, src: Operand::Imm((8 * i32::from(place)) & mask) });
             }
             if i > 0 {
                 let op = self.rng.pick(&[AluOp::Or, AluOp::Or, AluOp::Xor, AluOp::Add]);

@@ -1,5 +1,10 @@
 //! Runs an image: memory that is first written, then executed.
-#![expect(clippy::cast_possible_wrap, reason = "numbers are cut and reinterpreted on purpose")]
+#![expect(
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "numbers are cut and reinterpreted on purpose"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -46,6 +51,7 @@ impl Machine {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base, bytes.len()) };
         // SAFETY: the range is the mapping made above.
         unsafe { mprotect(base.cast::<c_void>(), len, MprotectFlags::READ | MprotectFlags::EXEC) }.expect("mprotect");
+        flush(base, len);
         Self { base, len, entry: image.entry, tail_entry: base as u64 + u64::from(image.tail_entry) }
     }
 
@@ -61,6 +67,22 @@ impl Machine {
         // SAFETY: as above.
         unsafe { mprotect(self.base.cast::<c_void>(), self.len, MprotectFlags::READ | MprotectFlags::EXEC) }
             .expect("mprotect");
+        flush(self.base, self.len);
+    }
+
+    /// Writes a jump to an address into a site.
+    pub(crate) fn patch_jump(&self, at: u32, to: u64) {
+        let from = self.address(at);
+        if cfg!(target_arch = "aarch64") {
+            let words = (to as i64 - from as i64) / 4;
+            assert!((-(1 << 25)..1 << 25).contains(&words), "near");
+            self.patch(at, &(0x1400_0000 | (words as u32 & 0x03ff_ffff)).to_le_bytes());
+        } else {
+            let disp = i32::try_from(to as i64 - (from as i64 + 5)).expect("near");
+            let mut bytes = vec![0xe9];
+            bytes.extend_from_slice(&disp.to_le_bytes());
+            self.patch(at, &bytes);
+        }
     }
 
     /// Address of an offset of the image.
@@ -69,11 +91,11 @@ impl Machine {
     }
 
     /// The entry as a function.
-    pub(crate) fn function(&self) -> extern "sysv64" fn(*mut u8, *mut u8) -> u64 {
+    pub(crate) fn function(&self) -> extern "C" fn(*mut u8, *mut u8) -> u64 {
         // SAFETY: the entry lies within the image.
         let entry = unsafe { self.base.add(self.entry as usize) };
         // SAFETY: the address is the entry of code made for this signature.
-        unsafe { std::mem::transmute::<*mut u8, extern "sysv64" fn(*mut u8, *mut u8) -> u64>(entry) }
+        unsafe { std::mem::transmute::<*mut u8, extern "C" fn(*mut u8, *mut u8) -> u64>(entry) }
     }
 
     /// Runs it.
@@ -81,6 +103,21 @@ impl Machine {
         assert!(cpu.len() * 8 >= CPU_SIZE);
         self.function()(ctx.as_mut_ptr(), cpu.as_mut_ptr().cast())
     }
+}
+
+/// Makes new code visible to instruction fetch, on a CPU that needs to be told.
+fn flush(base: *mut u8, len: usize) {
+    #[cfg(target_arch = "aarch64")]
+    {
+        for at in (base as usize..base as usize + len).step_by(4) {
+            // SAFETY: cleaning and invalidating lines of a mapping changes no data.
+            unsafe { std::arch::asm!("dc cvau, {0}", "dsb ish", "ic ivau, {0}", in(reg) at) };
+        }
+        // SAFETY: barriers only.
+        unsafe { std::arch::asm!("dsb ish", "isb") };
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    let _ = (base, len);
 }
 
 impl Drop for Machine {

@@ -13,7 +13,7 @@ use skep_abi::{
 };
 
 /// A helper: the signature of compiled code.
-pub(crate) type Helper = extern "sysv64" fn(u64, u64, u64, u64, u64, u64) -> u64;
+pub(crate) type Helper = extern "C" fn(u64, u64, u64, u64, u64, u64) -> u64;
 
 /// Runs `program` from `pc`; memory accesses are real.
 pub(crate) fn run(program: &[RawInsn], helpers: &BTreeMap<u32, Helper>, ctx: u64, cpu: u64) -> u64 {
