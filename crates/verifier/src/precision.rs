@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use skep_abi::{AluOp, AtomicOp, CallTarget, Insn, Operand, Reg as R};
 
+use crate::check::helper::TAIL_CALL;
 use crate::env::{Check, Env, internal, log};
 use crate::state::frame::{Frame, Linked, MAX_FRAMES, State, Step};
 use crate::state::reg::Base;
@@ -502,6 +503,11 @@ impl Env<'_> {
             self.backtrack.regs[frame] = 0;
             self.backtrack.frame = outer;
         } else {
+            // A tail call in a subprogram returned from it, on the path that it left by.
+            if target == CallTarget::Helper(TAIL_CALL) && next.is_some_and(|next| next != at + 1) {
+                self.undo_exit(next)?;
+            }
+            let regs = self.backtrack.regs[self.backtrack.frame];
             self.backtrack.clear(R::R0);
             if regs & ARGS != 0 {
                 return Err(internal!(self, "backtracking call unexpected regs {regs:x}"));

@@ -36,6 +36,8 @@ pub(super) struct Generator {
 enum Callee {
     /// `r1` a number, `r2` a pointer to 16 initialised bytes of the caller's stack.
     Function,
+    /// `r1` the context, `r2` the same pointer.
+    WithCtx,
     /// `bpf_loop`'s callback: `r1` the index, `r2` the same pointer.
     LoopBody,
 }
@@ -110,7 +112,8 @@ impl Generator {
     }
 
     fn subprogram(&mut self, callee: Callee) {
-        self.kinds = [Kind::Scalar(None), Kind::Memory(16), Kind::Unset, Kind::Unset];
+        let first = if matches!(callee, Callee::WithCtx) { Kind::Ctx } else { Kind::Scalar(None) };
+        self.kinds = [first, Kind::Memory(16), Kind::Unset, Kind::Unset];
         self.b.mov(Reg::R6, Reg::R1);
         self.b.mov(Reg::R7, Reg::R2);
         self.b.store(Size::Dw, Reg::R10, -16, Operand::Imm(0));
@@ -119,7 +122,7 @@ impl Generator {
         let count = self.random.range(1, 5);
         self.statements(count);
         match callee {
-            Callee::Function => self.end(),
+            Callee::Function | Callee::WithCtx => self.end(),
             Callee::LoopBody => {
                 let result = self.random.range(0, 1);
                 self.b.set(Reg::R0, result);
@@ -170,7 +173,7 @@ impl Generator {
                     self.release(fresh);
                 }
             }
-            21 if self.main => self.tail_call(),
+            21 => self.tail_call(),
             22 => self.spill(),
             _ => self.on_scalar(),
         }
@@ -462,14 +465,16 @@ impl Generator {
             self.b.call(181);
             return;
         }
-        match self.find(|kind| matches!(kind, Kind::Scalar(_))) {
-            Some(scalar) => self.b.mov(Reg::R1, scalar),
+        let ctx = self.find(|kind| kind == Kind::Ctx).filter(|_| self.random.one_in(2));
+        let callee = if ctx.is_some() { Callee::WithCtx } else { Callee::Function };
+        match ctx.or_else(|| self.find(|kind| matches!(kind, Kind::Scalar(_)))) {
+            Some(argument) => self.b.mov(Reg::R1, argument),
             None => self.b.set(Reg::R1, 5),
         }
         self.b.mov(Reg::R2, Reg::R10);
         self.b.add_imm(Reg::R2, stack);
         let call = self.b.refer(None);
-        self.calls.push((call, Callee::Function));
+        self.calls.push((call, callee));
         let dst = self.target();
         self.release(dst);
         self.b.mov(dst, Reg::R0);

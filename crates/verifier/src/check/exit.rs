@@ -41,7 +41,7 @@ impl Env<'_> {
         Ok(Flow::End)
     }
 
-    fn return_to_caller(&mut self) -> Check {
+    pub(crate) fn return_to_caller(&mut self) -> Check {
         let depth = self.cur.depth();
         let r0 = *self.reg(0);
         if r0.base() == Base::Stack {

@@ -162,10 +162,26 @@ impl Env<'_> {
         self.clear_caller_saved();
         self.set_return(id, &proto, &meta)?;
         self.check_map_helper(&meta)?;
+        if id == TAIL_CALL {
+            return self.leave_by_tail_call();
+        }
         if changes_pkt {
             self.clear_packet_pointers();
         }
         Ok(())
+    }
+
+    /// A tail call that succeeds does not come back here: the program that it enters returns to this function's caller,
+    /// and may have moved the packet. One that fails goes on, with nothing changed.
+    fn leave_by_tail_call(&mut self) -> Check {
+        if self.cur.depth() == 0 {
+            return Ok(());
+        }
+        let at = self.insn;
+        self.push_branch(at + 1, at, false)?;
+        self.clear_packet_pointers();
+        *self.reg_mut(0) = Reg::UNKNOWN;
+        self.return_to_caller()
     }
 
     /// Rules of single helpers that no prototype says.
