@@ -29,12 +29,6 @@ impl Lock {
         Held(self)
     }
 
-    /// Takes the lock if it is free.
-    #[inline]
-    pub(crate) fn try_acquire(&self) -> Option<Held<'_>> {
-        self.0.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok().then_some(Held(self))
-    }
-
     #[cold]
     fn acquire_slow(&self) {
         for _ in 0..SPINS {
@@ -122,14 +116,5 @@ mod tests {
             spin_release(&shared.spin);
         });
         assert_eq!(total, 80_000);
-    }
-
-    #[test]
-    fn try_acquire_refuses_a_held_lock() {
-        let lock = Lock::default();
-        let held = lock.acquire();
-        assert!(lock.try_acquire().is_none());
-        drop(held);
-        assert!(lock.try_acquire().is_some());
     }
 }

@@ -12,13 +12,21 @@ mod spec;
 mod user;
 
 pub mod array;
+pub mod bloom;
 pub mod hash;
+pub mod lpm;
+pub mod map_in_map;
 pub mod percpu_array;
+pub mod perf_event_array;
 pub mod prog_array;
+pub mod queue_stack;
+pub mod redirect;
+pub mod ringbuf;
 
 mod lock;
 mod percpu;
 mod region;
+mod slab;
 mod value;
 
 pub use batch::Batch;

@@ -16,10 +16,17 @@ use skep_abi::{Errno, MapType};
 use skep_sync::CpuSet;
 
 use super::array::Array;
+use super::bloom::BloomFilter;
 use super::hash::{self, HashMap, Key4, Key8, Key16, KeyAny, KeyChoice};
+use super::lpm::LpmTrie;
+use super::map_in_map::{ArrayOfMaps, HashOfMaps};
 use super::ops::{Access, MapAccessInfo, MapFns, MapKind, MapOps, Vcpu};
 use super::percpu_array::PerCpuArray;
+use super::perf_event_array::PerfEventArray;
 use super::prog_array::ProgArray;
+use super::queue_stack::QueueStack;
+use super::redirect::{CPU, DEVICE, DevmapHash, SOCKET, Targets};
+use super::ringbuf::RingBuf;
 use super::spec::{MapInfo, MapSpec};
 
 /// A helper as programs call it.
@@ -81,6 +88,13 @@ impl MapObject {
             head.this.get().map_or_else(|| unreachable!("an object is published with its pointer"), |this| this.0);
         // SAFETY: the object is alive (caller).
         unsafe { &*this }
+    }
+
+    /// The map as its own type, for what only this type can do.
+    #[must_use]
+    pub fn downcast<T: MapOps>(&self) -> Option<&T> {
+        let ops: &dyn Any = &self.ops;
+        ops.downcast_ref()
     }
 }
 
@@ -274,6 +288,23 @@ impl Map {
             MapType::Array => build::<Array>(spec, map_type, cpus),
             MapType::PercpuArray => build::<PerCpuArray>(spec, map_type, cpus),
             MapType::ProgArray => build::<ProgArray>(spec, map_type, cpus),
+            MapType::LpmTrie => build::<LpmTrie>(spec, map_type, cpus),
+            MapType::Ringbuf => build::<RingBuf>(spec, map_type, cpus),
+            MapType::PerfEventArray => build::<PerfEventArray>(spec, map_type, cpus),
+            MapType::Queue => build::<QueueStack<false>>(spec, map_type, cpus),
+            MapType::Stack => build::<QueueStack<true>>(spec, map_type, cpus),
+            MapType::BloomFilter => build::<BloomFilter>(spec, map_type, cpus),
+            MapType::Devmap => build::<Targets<DEVICE>>(spec, map_type, cpus),
+            MapType::DevmapHash => build::<DevmapHash>(spec, map_type, cpus),
+            MapType::Cpumap => build::<Targets<CPU>>(spec, map_type, cpus),
+            MapType::Xskmap => build::<Targets<SOCKET>>(spec, map_type, cpus),
+            MapType::ArrayOfMaps => build::<ArrayOfMaps>(spec, map_type, cpus),
+            MapType::HashOfMaps => match KeyChoice::of(spec) {
+                KeyChoice::Four => build::<HashOfMaps<Key4>>(spec, map_type, cpus),
+                KeyChoice::Eight => build::<HashOfMaps<Key8>>(spec, map_type, cpus),
+                KeyChoice::Sixteen => build::<HashOfMaps<Key16>>(spec, map_type, cpus),
+                KeyChoice::Any => build::<HashOfMaps<KeyAny>>(spec, map_type, cpus),
+            },
             _ => match hash::variant(map_type) {
                 Some((false, false)) => build_hash::<false, false>(spec, map_type, cpus),
                 Some((true, false)) => build_hash::<true, false>(spec, map_type, cpus),
@@ -347,8 +378,7 @@ impl Map {
     /// The map as its own type, for what only this type can do.
     #[must_use]
     pub fn downcast<T: MapOps>(&self) -> Option<&T> {
-        let ops: &dyn Any = self.0.ops();
-        ops.downcast_ref()
+        self.0.downcast()
     }
 
     /// No change from the user side any more; programs may go on writing (BPF_MAP_FREEZE).

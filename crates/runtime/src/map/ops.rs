@@ -12,6 +12,7 @@ use std::sync::Arc;
 use skep_abi::Errno;
 use skep_sync::{CpuGuard, CpuSet, PerCpuOff};
 
+use super::perf_event_array::PerfRing;
 use super::prog_array::TailCallee;
 use super::spec::{MapInfo, MapSpec};
 use super::{HelperFn, Map};
@@ -146,6 +147,8 @@ pub enum Slot {
     Program(Arc<dyn TailCallee>),
     /// Of a map of maps.
     Map(Map),
+    /// Of a perf event array.
+    PerfRing(Arc<PerfRing>),
 }
 
 /// What `bpf_redirect_map` found.

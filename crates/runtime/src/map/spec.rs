@@ -171,6 +171,8 @@ pub struct MapInfo {
     pub btf: Option<MapBtf>,
     /// How many CPUs a per-CPU value has copies for.
     pub n_cpus: u32,
+    /// The template of a map of maps.
+    pub inner: Option<Box<MapInfo>>,
 }
 
 impl MapInfo {
@@ -187,6 +189,7 @@ impl MapInfo {
             record: spec.record.clone(),
             btf: spec.btf.clone(),
             n_cpus,
+            inner: None,
         }
     }
 

@@ -22,9 +22,9 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     if skew.is_multiple_of(8) {
         while at + 8 <= len {
             // SAFETY: in range (caller) and 8-aligned.
-            let from = unsafe { AtomicU64::from_ptr(src.add(at).cast_mut().cast()) };
+            let from = unsafe { AtomicU64::from_ptr(src.wrapping_add(at).cast_mut().cast()) };
             // SAFETY: as above.
-            let to = unsafe { AtomicU64::from_ptr(dst.add(at).cast()) };
+            let to = unsafe { AtomicU64::from_ptr(dst.wrapping_add(at).cast()) };
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             at += 8;
         }
@@ -32,18 +32,18 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     if skew.is_multiple_of(4) {
         while at + 4 <= len {
             // SAFETY: in range (caller) and 4-aligned.
-            let from = unsafe { AtomicU32::from_ptr(src.add(at).cast_mut().cast()) };
+            let from = unsafe { AtomicU32::from_ptr(src.wrapping_add(at).cast_mut().cast()) };
             // SAFETY: as above.
-            let to = unsafe { AtomicU32::from_ptr(dst.add(at).cast()) };
+            let to = unsafe { AtomicU32::from_ptr(dst.wrapping_add(at).cast()) };
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             at += 4;
         }
     }
     while at < len {
         // SAFETY: in range (caller).
-        let from = unsafe { AtomicU8::from_ptr(src.add(at).cast_mut()) };
+        let from = unsafe { AtomicU8::from_ptr(src.wrapping_add(at).cast_mut()) };
         // SAFETY: in range (caller).
-        let to = unsafe { AtomicU8::from_ptr(dst.add(at)) };
+        let to = unsafe { AtomicU8::from_ptr(dst.wrapping_add(at)) };
         to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         at += 1;
     }
@@ -59,43 +59,52 @@ pub(crate) unsafe fn zero(dst: *mut u8, len: usize) {
     if dst.addr().is_multiple_of(8) {
         while at + 8 <= len {
             // SAFETY: in range (caller) and 8-aligned.
-            unsafe { AtomicU64::from_ptr(dst.add(at).cast()) }.store(0, Ordering::Relaxed);
+            unsafe { AtomicU64::from_ptr(dst.wrapping_add(at).cast()) }.store(0, Ordering::Relaxed);
             at += 8;
         }
     }
     while at < len {
         // SAFETY: in range (caller).
-        unsafe { AtomicU8::from_ptr(dst.add(at)) }.store(0, Ordering::Relaxed);
+        unsafe { AtomicU8::from_ptr(dst.wrapping_add(at)) }.store(0, Ordering::Relaxed);
         at += 1;
     }
 }
 
-/// Whether `len` bytes of shared memory equal a private buffer.
+/// An unaligned value that a volatile read can take.
+#[repr(C, packed)]
+struct Unaligned<T>(T);
+
+// A program's key may lie in a map value that other threads write meanwhile. The volatile read keeps the compiler from
+// reading twice or assuming anything; what is read then is some mix of old and new, as in the kernel.
+
+/// # Safety
+/// `key` is readable for four bytes.
+#[inline]
+pub(crate) unsafe fn load4(key: *const u8) -> u32 {
+    // SAFETY: four readable bytes (caller); the type has no alignment.
+    unsafe { key.cast::<Unaligned<u32>>().read_volatile() }.0
+}
+
+/// # Safety
+/// `key` is readable for eight bytes.
+#[inline]
+pub(crate) unsafe fn load8(key: *const u8) -> u64 {
+    // SAFETY: eight readable bytes (caller); the type has no alignment.
+    unsafe { key.cast::<Unaligned<u64>>().read_volatile() }.0
+}
+
+/// Fewer than eight bytes, the rest zero.
 ///
 /// # Safety
-/// `shared` is readable for the length of `private`. Others may write it at the same time.
+/// `key` is readable for `len` bytes.
 #[inline]
-pub(crate) unsafe fn equal(shared: *const u8, private: &[u8]) -> bool {
-    let (words, tail) = private.as_chunks::<8>();
-    if shared.addr().is_multiple_of(8) {
-        for (at, word) in words.iter().enumerate() {
-            // SAFETY: in range (caller) and 8-aligned.
-            let have = unsafe { AtomicU64::from_ptr(shared.add(at * 8).cast_mut().cast()) };
-            if have.load(Ordering::Relaxed) != u64::from_ne_bytes(*word) {
-                return false;
-            }
-        }
-        let start = words.len() * 8;
-        tail.iter().enumerate().all(|(at, byte)| {
-            // SAFETY: in range (caller).
-            unsafe { AtomicU8::from_ptr(shared.add(start + at).cast_mut()) }.load(Ordering::Relaxed) == *byte
-        })
-    } else {
-        private.iter().enumerate().all(|(at, byte)| {
-            // SAFETY: in range (caller).
-            unsafe { AtomicU8::from_ptr(shared.add(at).cast_mut()) }.load(Ordering::Relaxed) == *byte
-        })
+pub(crate) unsafe fn load_tail(key: *const u8, len: usize) -> u64 {
+    let mut word = [0; 8];
+    for (at, byte) in word.iter_mut().enumerate().take(len) {
+        // SAFETY: inside the readable bytes (caller).
+        *byte = unsafe { key.wrapping_add(at).read_volatile() };
     }
+    u64::from_ne_bytes(word)
 }
 
 /// How a map's values are laid out and copied.
@@ -147,7 +156,7 @@ impl ValueLayout {
         }
         for &(from, len) in &self.spans {
             // SAFETY: a span lies inside the value.
-            unsafe { copy(dst.add(from), src.add(from), len) };
+            unsafe { copy(dst.wrapping_add(from), src.wrapping_add(from), len) };
         }
     }
 
@@ -176,7 +185,7 @@ impl ValueLayout {
         }
         for &(start, len) in self.spans.iter().chain(std::iter::once(&(self.size, 0))) {
             // SAFETY: the gap before a span lies inside the value.
-            unsafe { zero(dst.add(from), start - from) };
+            unsafe { zero(dst.wrapping_add(from), start - from) };
             from = start + len;
         }
     }
@@ -188,7 +197,7 @@ impl ValueLayout {
     pub(crate) unsafe fn locked<R>(&self, value: *mut u8, work: impl FnOnce() -> R) -> R {
         let Some(offset) = self.lock else { return work() };
         // SAFETY: the lock lies inside the value, 4-aligned as the record's constructor checked.
-        let lock = unsafe { AtomicU32::from_ptr(value.add(offset).cast()) };
+        let lock = unsafe { AtomicU32::from_ptr(value.wrapping_add(offset).cast()) };
         super::lock::spin_acquire(lock);
         let result = work();
         super::lock::spin_release(lock);
@@ -217,16 +226,9 @@ mod tests {
                 for len in 0..=24 {
                     let mut target = Buffer([0xee; 40]);
                     // SAFETY: 9 + 24 bytes are inside both buffers.
-                    unsafe { copy(target.0.as_mut_ptr().add(to), source.0.as_ptr().add(from), len) };
+                    unsafe { copy(target.0.as_mut_ptr().add(to), source.0.as_ptr().wrapping_add(from), len) };
                     assert_eq!(target.0[to..to + len], source.0[from..from + len]);
                     assert!(target.0[..to].iter().chain(&target.0[to + len..]).all(|&byte| byte == 0xee));
-                    // SAFETY: as above.
-                    assert!(unsafe { equal(target.0.as_ptr().add(to), &source.0[from..from + len]) });
-                    if len > 0 {
-                        target.0[to + len - 1] ^= 1;
-                        // SAFETY: as above.
-                        assert!(!unsafe { equal(target.0.as_ptr().add(to), &source.0[from..from + len]) });
-                    }
                     // SAFETY: as above.
                     unsafe { zero(target.0.as_mut_ptr().add(to), len) };
                     assert!(target.0[to..to + len].iter().all(|&byte| byte == 0));

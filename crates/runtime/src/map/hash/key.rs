@@ -8,11 +8,12 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::super::value::{load_tail, load4, load8};
 use super::table::{HASH, KEY};
 
 /// The secrets of one map.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seed {
+pub struct Seed {
     mix: u64,
     mul: u64,
     /// lookup3 with seed 0.
@@ -27,6 +28,11 @@ impl Seed {
         Seed { mix: random.hash_one(1), mul: random.hash_one(2) | 1, jenkins: false }
     }
 
+    /// Keys of four bytes are their own hash.
+    pub(crate) fn identity() -> Seed {
+        Seed { mix: 0, mul: 1, jenkins: false }
+    }
+
     /// `BPF_F_ZERO_SEED`.
     pub(crate) fn zero() -> Seed {
         Seed { mix: 0, mul: 1, jenkins: true }
@@ -34,7 +40,7 @@ impl Seed {
 }
 
 /// A size of keys.
-pub(crate) trait KeyKind: Send + Sync + 'static {
+pub trait KeyKind: Send + Sync + 'static {
     /// A key in registers, or the pointer to it.
     type Loaded: Copy;
     /// Bytes of the key with padding, if they are known at compile time.
@@ -84,7 +90,7 @@ impl KeyKind for Key4 {
     #[inline]
     unsafe fn matches(elem: *mut u8, key: u32, _: u32, _: usize) -> bool {
         // SAFETY: the key of an element is 8-aligned and at least as long as this one (caller).
-        unsafe { AtomicU32::from_ptr(elem.add(KEY).cast()) }.load(Ordering::Relaxed) == key
+        unsafe { AtomicU32::from_ptr(elem.wrapping_add(KEY).cast()) }.load(Ordering::Relaxed) == key
     }
 }
 
@@ -167,7 +173,7 @@ impl KeyKind for KeyAny {
             // SAFETY: the word lies in the element's key (caller).
             let have = unsafe { word(elem, at / 8) };
             // SAFETY: the word lies in the key (caller).
-            if have != unsafe { load8(key.add(at)) } {
+            if have != unsafe { load8(key.wrapping_add(at)) } {
                 return false;
             }
             at += 8;
@@ -177,7 +183,7 @@ impl KeyKind for KeyAny {
             // SAFETY: the last, padded word of the element's key (caller).
             let have = unsafe { word(elem, at / 8) };
             // SAFETY: the last bytes of the key (caller).
-            return have == unsafe { load_tail(key.add(at), size - at) };
+            return have == unsafe { load_tail(key.wrapping_add(at), size - at) };
         }
         true
     }
@@ -222,22 +228,34 @@ unsafe fn hash_any(key: *const u8, size: usize, seed: &Seed) -> u32 {
     let mut at = 0;
     while size - at >= 16 {
         // SAFETY: sixteen bytes are left (condition).
-        let low = unsafe { load8(key.add(at)) };
+        let low = unsafe { load8(key.wrapping_add(at)) };
         // SAFETY: as above.
-        let high = unsafe { load8(key.add(at + 8)) };
+        let high = unsafe { load8(key.wrapping_add(at + 8)) };
         state = fold(state ^ low, high ^ seed.mul);
         at += 16;
     }
     if size - at >= 8 {
         // SAFETY: eight bytes are left (condition).
-        state = fold(state ^ unsafe { load8(key.add(at)) }, seed.mul);
+        state = fold(state ^ unsafe { load8(key.wrapping_add(at)) }, seed.mul);
         at += 8;
     }
     if at < size {
         // SAFETY: fewer than eight bytes are left.
-        state = fold(state ^ unsafe { load_tail(key.add(at), size - at) }, seed.mul.rotate_left(32));
+        state = fold(state ^ unsafe { load_tail(key.wrapping_add(at), size - at) }, seed.mul.rotate_left(32));
     }
     low32(fold(state, seed.mul))
+}
+
+/// Two independent hashes of a value, for a Bloom filter.
+///
+/// # Safety
+/// `value` is readable for `size` bytes.
+pub(crate) unsafe fn hash_value(value: *const u8, size: usize, seed: &Seed) -> (u32, u32) {
+    // SAFETY: the caller's duty, passed on.
+    let first = unsafe { hash_any(value, size, seed) };
+    let other = Seed { mix: !seed.mix, mul: seed.mul.rotate_left(29) | 1, jenkins: false };
+    // SAFETY: as above.
+    (first, unsafe { hash_any(value, size, &other) } | 1)
 }
 
 /// The 128-bit product, its halves joined.
@@ -265,7 +283,7 @@ unsafe fn lookup3(key: *const u8, size: usize) -> u32 {
     let (mut a, mut b, mut c) = (start, start, start);
     let mut at = 0;
     // SAFETY: called below with ranges inside the key only.
-    let word = |at: usize, len: usize| low32(unsafe { load_tail(key.add(at), len) });
+    let word = |at: usize, len: usize| low32(unsafe { load_tail(key.wrapping_add(at), len) });
     while size - at > 12 {
         a = a.wrapping_add(word(at, 4));
         b = b.wrapping_add(word(at + 4, 4));
@@ -311,7 +329,7 @@ unsafe fn lookup3(key: *const u8, size: usize) -> u32 {
 #[inline]
 pub(super) unsafe fn hash_of(elem: *mut u8) -> u32 {
     // SAFETY: the caller's duty: an element is 8-aligned and longer than its head.
-    unsafe { AtomicU32::from_ptr(elem.add(HASH).cast()) }.load(Ordering::Relaxed)
+    unsafe { AtomicU32::from_ptr(elem.wrapping_add(HASH).cast()) }.load(Ordering::Relaxed)
 }
 
 /// Word `at` of an element's key.
@@ -321,44 +339,7 @@ pub(super) unsafe fn hash_of(elem: *mut u8) -> u32 {
 #[inline]
 unsafe fn word(elem: *mut u8, at: usize) -> u64 {
     // SAFETY: the caller's duty.
-    unsafe { AtomicU64::from_ptr(elem.add(KEY + at * 8).cast()) }.load(Ordering::Relaxed)
-}
-
-/// An unaligned value that a volatile read can take.
-#[repr(C, packed)]
-struct Unaligned<T>(T);
-
-// A program's key may lie in a map value that other threads write meanwhile. The volatile read keeps the compiler from
-// reading twice or assuming anything; what is read then is some mix of old and new, as in the kernel.
-
-/// # Safety
-/// `key` is readable for four bytes.
-#[inline]
-unsafe fn load4(key: *const u8) -> u32 {
-    // SAFETY: four readable bytes (caller); the type has no alignment.
-    unsafe { key.cast::<Unaligned<u32>>().read_volatile() }.0
-}
-
-/// # Safety
-/// `key` is readable for eight bytes.
-#[inline]
-unsafe fn load8(key: *const u8) -> u64 {
-    // SAFETY: eight readable bytes (caller); the type has no alignment.
-    unsafe { key.cast::<Unaligned<u64>>().read_volatile() }.0
-}
-
-/// Fewer than eight bytes, the rest zero.
-///
-/// # Safety
-/// `key` is readable for `len` bytes.
-#[inline]
-unsafe fn load_tail(key: *const u8, len: usize) -> u64 {
-    let mut word = [0; 8];
-    for (at, byte) in word.iter_mut().enumerate().take(len) {
-        // SAFETY: inside the readable bytes (caller).
-        *byte = unsafe { key.add(at).read_volatile() };
-    }
-    u64::from_ne_bytes(word)
+    unsafe { AtomicU64::from_ptr(elem.wrapping_add(KEY + at * 8).cast()) }.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -18,14 +18,14 @@ use skep_abi::map_flags::{BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_NUMA_NOD
 use skep_abi::{Errno, MapType};
 use skep_sync::{CpuSet, PerCpuOff};
 
-pub use key::{Key4, Key8, Key16, KeyAny};
+pub use key::{Key4, Key8, Key16, KeyAny, KeyKind, Seed};
 
-use self::key::KeyKind;
 use self::store::{Store, USER};
 use self::table::KEY;
 use super::object::HelperFn;
 use super::ops::{Access, BatchSupport, BucketBatch, HelperAddr, MapAccessInfo, MapKind, MapOps, Vcpu};
 use super::spec::{ACCESS_FLAGS, KMALLOC_MAX, MapInfo, MapSpec, PERCPU_VALUE_MAX};
+pub(crate) use key::hash_value;
 
 /// Bytes of the kernel's element head, which its limit on key and value leaves room for.
 const KERNEL_ELEM: u64 = 48;
@@ -157,7 +157,16 @@ impl<K: KeyKind, const PERCPU: bool, const LRU: bool> MapKind for HashMap<K, PER
     }
 
     fn create(spec: &MapSpec, info: &mut MapInfo, cpus: &CpuSet) -> Result<Self, Errno> {
-        Ok(HashMap { store: Store::new(spec, info, cpus, PERCPU, LRU)?, _key: PhantomData })
+        let seed = if spec.has(BPF_F_ZERO_SEED) { Seed::zero() } else { Seed::random() };
+        Ok(HashMap { store: Store::new(spec, info, cpus, (PERCPU, LRU), seed)?, _key: PhantomData })
+    }
+}
+
+impl HashMap<Key4, false, false> {
+    /// A map whose buckets are the low bits of the key, as devmap_hash has them.
+    pub(super) fn by_identity(spec: &MapSpec, info: &mut MapInfo, cpus: &CpuSet) -> Result<Self, Errno> {
+        let store = Store::new(spec, info, cpus, (false, false), Seed::identity())?;
+        Ok(HashMap { store, _key: PhantomData })
     }
 }
 

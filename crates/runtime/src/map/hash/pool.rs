@@ -114,10 +114,6 @@ impl Pool {
         self.limit + u32::try_from(self.shards.len()).unwrap_or(0)
     }
 
-    pub(super) fn n_shards(&self) -> usize {
-        self.shards.len()
-    }
-
     /// The elements that a private shard evicts from.
     pub(super) fn share(&self, shard: usize) -> std::ops::Range<u32> {
         let n_shards = u32::try_from(self.shards.len()).unwrap_or(1);

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use skep_abi::Errno;
-use skep_abi::map_flags::{BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_ZERO_SEED};
+use skep_abi::map_flags::{BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC};
 use skep_abi::update_flags::{BPF_EXIST, BPF_F_ALL_CPUS, BPF_F_CPU, BPF_F_LOCK, BPF_NOEXIST};
 use skep_sync::{CpuSet, PerCpuOff};
 
@@ -70,8 +70,8 @@ impl Store {
         spec: &MapSpec,
         info: &mut MapInfo,
         cpus: &CpuSet,
-        percpu: bool,
-        lru: bool,
+        (percpu, lru): (bool, bool),
+        seed: Seed,
     ) -> Result<Store, Errno> {
         let n_cpus = info.n_cpus;
         let private = spec.has(BPF_F_NO_COMMON_LRU);
@@ -84,7 +84,6 @@ impl Store {
             return Err(Errno::E2BIG);
         }
         let lazily = spec.has(BPF_F_NO_PREALLOC);
-        let seed = if spec.has(BPF_F_ZERO_SEED) { Seed::zero() } else { Seed::random() };
         let table = Table::new(info.max_entries, spec.key_size, seed)?;
         let layout = ValueLayout::new(spec.value_size, &spec.record);
         let value_offset = KEY + (spec.key_size as usize).next_multiple_of(8);

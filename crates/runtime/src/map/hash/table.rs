@@ -73,7 +73,7 @@ pub(super) struct Found {
 #[inline]
 unsafe fn next_of<'a>(elem: *mut u8) -> &'a AtomicPtr<u8> {
     // SAFETY: an element is 8-aligned and begins with its link (caller); elements live as long as the map.
-    unsafe { AtomicPtr::from_ptr(elem.add(NEXT).cast()) }
+    unsafe { AtomicPtr::from_ptr(elem.wrapping_add(NEXT).cast()) }
 }
 
 /// # Safety
@@ -81,7 +81,7 @@ unsafe fn next_of<'a>(elem: *mut u8) -> &'a AtomicPtr<u8> {
 #[inline]
 unsafe fn flag<'a>(elem: *mut u8, at: usize) -> &'a AtomicU8 {
     // SAFETY: inside the head of an element (caller).
-    unsafe { AtomicU8::from_ptr(elem.add(at)) }
+    unsafe { AtomicU8::from_ptr(elem.wrapping_add(at)) }
 }
 
 impl Table {
@@ -234,7 +234,7 @@ impl LockedBucket<'_> {
     /// `elem` is an element of this map that is not linked and not free.
     pub(super) unsafe fn insert(&self, elem: *mut u8, hash: u32) {
         // SAFETY: inside the head of an element (caller).
-        unsafe { AtomicU32::from_ptr(elem.add(HASH).cast()) }.store(hash, Ordering::Relaxed);
+        unsafe { AtomicU32::from_ptr(elem.wrapping_add(HASH).cast()) }.store(hash, Ordering::Relaxed);
         let first = self.bucket.first.load(Ordering::Relaxed);
         // Release: a reader that stands on the element since it was elsewhere learns that it was unlinked.
         // SAFETY: an element (caller).
@@ -283,9 +283,9 @@ pub(super) unsafe fn write_key(elem: *mut u8, key: *const u8, size: usize) {
     let last = size.next_multiple_of(8) - 8;
     // The padding is zero, so that whole words compare.
     // SAFETY: the last word of the padded key.
-    unsafe { AtomicU64::from_ptr(elem.add(KEY + last).cast()) }.store(0, Ordering::Relaxed);
+    unsafe { AtomicU64::from_ptr(elem.wrapping_add(KEY + last).cast()) }.store(0, Ordering::Relaxed);
     // SAFETY: the element's key and the caller's.
-    unsafe { super::super::value::copy(elem.add(KEY), key, size) };
+    unsafe { super::super::value::copy(elem.wrapping_add(KEY), key, size) };
 }
 
 /// Marks an element as used, for LRU: a write only if it is not marked yet.
