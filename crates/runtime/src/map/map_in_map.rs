@@ -61,7 +61,7 @@ impl<K: Ord> Refs<K> {
 
 /// The template, checked (`bpf_map_meta_alloc`).
 fn template(spec: &MapSpec) -> Result<MapInfo, Errno> {
-    let inner = spec.inner.as_ref().ok_or(Errno::EBADF)?;
+    let inner = spec.inner.as_ref().ok_or(Errno::EINVAL)?;
     let info = inner.info();
     if info.map_type.is_map_of_maps() {
         return Err(Errno::EINVAL);

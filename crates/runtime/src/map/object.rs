@@ -384,19 +384,19 @@ impl Map {
     /// No change from the user side any more; programs may go on writing (BPF_MAP_FREEZE).
     ///
     /// # Errors
-    /// `EBUSY` if it is frozen already or a change is in progress, `ENOTSUPP` for values with special fields, `EPERM`
-    /// for a map that is read-only for users.
+    /// `EBUSY` if a change is in progress, `ENOTSUPP` for values with special fields, `EPERM` for a map that is read-only
+    /// for users or frozen already.
     pub fn freeze(&self) -> Result<(), Errno> {
         let head = &self.0.0.head;
         if !head.info.record.fields().is_empty() {
             return Err(Errno::ENOTSUPP);
         }
-        if head.info.flags & skep_abi::map_flags::BPF_F_RDONLY != 0 {
+        if head.info.user_flags & skep_abi::map_flags::BPF_F_RDONLY != 0 {
             return Err(Errno::EPERM);
         }
         // A writer counts itself, then looks at the flag; here the other way round: one of the two sees the other.
         if head.frozen.swap(true, Ordering::SeqCst) {
-            return Err(Errno::EBUSY);
+            return Err(Errno::EPERM);
         }
         if head.writers.load(Ordering::SeqCst) != 0 {
             head.frozen.store(false, Ordering::SeqCst);
@@ -410,7 +410,7 @@ impl Map {
         let head = &self.0.0.head;
         head.writers.fetch_add(1, Ordering::SeqCst);
         let writing = Writing(head);
-        if head.frozen.load(Ordering::SeqCst) || head.info.flags & skep_abi::map_flags::BPF_F_RDONLY != 0 {
+        if head.frozen.load(Ordering::SeqCst) || head.info.user_flags & skep_abi::map_flags::BPF_F_RDONLY != 0 {
             return Err(Errno::EPERM);
         }
         Ok(writing)

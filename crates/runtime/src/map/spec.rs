@@ -27,6 +27,9 @@ pub(crate) const PERCPU_VALUE_MAX: u32 = 32 << 10;
 /// The flags of a map that say who may read or write it.
 pub(crate) const ACCESS_FLAGS: u32 = BPF_F_RDONLY | BPF_F_WRONLY | BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG;
 
+/// The flags that say what users may do.
+pub(crate) const USER_FLAGS: u32 = BPF_F_RDONLY | BPF_F_WRONLY;
+
 /// What a map is made from (`union bpf_attr` of BPF_MAP_CREATE).
 #[derive(Clone, Default)]
 pub struct MapSpec {
@@ -161,8 +164,10 @@ pub struct MapInfo {
     pub value_size: u32,
     /// The most elements that the map can hold.
     pub max_entries: u32,
-    /// The flags, with those that the type adds.
+    /// The flags, with those that the type adds and without those that say what users may do.
     pub flags: u32,
+    /// `BPF_F_RDONLY` or `BPF_F_WRONLY`: what users may do.
+    pub user_flags: u32,
     /// The number of hash functions of a Bloom filter.
     pub map_extra: u64,
     /// The special fields in values.
@@ -184,7 +189,8 @@ impl MapInfo {
             key_size: spec.key_size,
             value_size: spec.value_size,
             max_entries: spec.max_entries,
-            flags: spec.flags,
+            flags: spec.flags & !USER_FLAGS,
+            user_flags: spec.flags & USER_FLAGS,
             map_extra: spec.map_extra,
             record: spec.record.clone(),
             btf: spec.btf.clone(),

@@ -139,7 +139,7 @@ impl Map {
     }
 
     pub(crate) fn readable(&self) -> Result<(), Errno> {
-        if self.info().flags & BPF_F_WRONLY == 0 { Ok(()) } else { Err(Errno::EPERM) }
+        if self.info().user_flags & BPF_F_WRONLY == 0 { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     fn check_key(&self, key: &[u8]) -> Result<(), Errno> {
