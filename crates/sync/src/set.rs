@@ -175,6 +175,13 @@ impl CpuSet {
         Ok(CpuSet { id: core.id, _life: Arc::new(Life(core.clone())), core })
     }
 
+    /// Whether `other` is a handle of this set.
+    #[inline]
+    #[must_use]
+    pub fn is_same(&self, other: &CpuSet) -> bool {
+        self.id == other.id
+    }
+
     /// The number of vCPUs.
     #[must_use]
     pub fn n_possible(&self) -> usize {

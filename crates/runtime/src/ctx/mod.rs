@@ -16,6 +16,7 @@ use std::ptr::NonNull;
 use skep_abi::{ProgType, Size};
 
 pub use self::plain::{RawTp, Syscall};
+pub(crate) use self::skb::has_mac_header;
 pub use self::skb::{SkBuff, Skb};
 pub use self::user::{UserContext, UserLayout};
 pub use self::xdp::{Redirect, Xdp, XdpAction, XdpBuff};

@@ -161,6 +161,8 @@ impl Xdp {
 pub struct XdpBuff {
     words: Words,
     buffer: Box<[u8]>,
+    /// What did not fit into the frame (the fragments of a multi-buffer packet).
+    fragments: Vec<u8>,
     redirect: Option<Redirect>,
 }
 
@@ -174,12 +176,56 @@ impl XdpBuff {
     #[must_use]
     pub fn with_capacity(len: usize) -> Self {
         let size = FRAME.max(HEADROOM + len + TAILROOM);
-        let mut buff = Self { words: Words::default(), buffer: vec![0; size].into_boxed_slice(), redirect: None };
+        let mut buff = Self {
+            words: Words::default(),
+            buffer: vec![0; size].into_boxed_slice(),
+            fragments: Vec::new(),
+            redirect: None,
+        };
         buff.fill(&[], 0);
         buff
     }
 
-    /// Puts in another packet, whose first `meta_len` bytes are metadata. Device indices stay.
+    /// The buffer of a test run: one page, with what does not fit, or lies beyond `linear`, in fragments.
+    pub(crate) fn with_fragments(xdp: &Xdp, linear: usize) -> Result<Self, Errno> {
+        let room = FRAME - (HEADROOM - xdp.meta_len.min(HEADROOM)) - TAILROOM;
+        let linear = linear.min(room).min(xdp.packet.len());
+        let (first, rest) = xdp.packet.split_at(linear);
+        let mut buff = Xdp { packet: first.to_vec(), ..xdp.clone() }.build()?;
+        buff.fragments = rest.to_vec();
+        Ok(buff)
+    }
+
+    /// Length of the packet, fragments included.
+    pub(crate) fn total_len(&self) -> usize {
+        self.packet().len() + self.fragments.len()
+    }
+
+    /// Metadata and packet, fragments included.
+    pub(crate) fn meta_and_all(&self) -> Vec<u8> {
+        [self.meta_and_packet(), &self.fragments].concat()
+    }
+
+    /// Copies the bytes from `offset` on; the range is in the packet.
+    pub(crate) fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        let linear = self.packet();
+        for (at, to) in (offset..).zip(to) {
+            *to = linear.get(at).or_else(|| self.fragments.get(at - linear.len())).copied().unwrap_or(0);
+        }
+    }
+
+    /// Writes the bytes from `offset` on; the range is in the packet.
+    pub(crate) fn copy_in(&mut self, offset: usize, from: &[u8]) {
+        let len = self.packet().len();
+        for (at, from) in (offset..).zip(from) {
+            let to = if at < len { self.packet_mut().get_mut(at) } else { self.fragments.get_mut(at - len) };
+            if let Some(to) = to {
+                *to = *from;
+            }
+        }
+    }
+
+    /// Puts in another packet. Device indices stay.
     ///
     /// A longer one than the buffer holds gets a larger buffer.
     pub fn set_packet(&mut self, bytes: &[u8]) {
@@ -200,6 +246,7 @@ impl XdpBuff {
         self.words.data_meta = start + meta as u64;
         self.words.data = start + HEADROOM as u64;
         self.words.data_end = start + (meta + bytes.len()) as u64;
+        self.fragments.clear();
         self.redirect = None;
     }
 
@@ -283,6 +330,9 @@ impl XdpBuff {
 
     /// `bpf_xdp_adjust_tail`.
     pub(crate) fn adjust_tail(&mut self, offset: i32) -> Result<(), Errno> {
+        if !self.fragments.is_empty() {
+            return self.adjust_fragments(offset);
+        }
         let old = self.index(self.words.data_end);
         let end = signed(old) + i64::from(offset);
         if end > signed(self.index(self.words.buf_end)) || end < signed(self.index(self.words.data)) + MIN_PACKET {
@@ -292,6 +342,21 @@ impl XdpBuff {
             self.buffer[old..old + grown].fill(0);
         }
         self.words.data_end = self.words.data_end.wrapping_add_signed(i64::from(offset));
+        Ok(())
+    }
+
+    /// `bpf_xdp_adjust_tail` of a packet in several buffers, which can only shrink: no driver says how far they may grow.
+    fn adjust_fragments(&mut self, offset: i32) -> Result<(), Errno> {
+        if offset >= 0 {
+            return if offset == 0 { Ok(()) } else { Err(Errno::ENOTSUP) };
+        }
+        let cut = offset.unsigned_abs() as usize;
+        if signed(self.total_len()) - signed(cut) < MIN_PACKET {
+            return Err(Errno::EINVAL);
+        }
+        let from_fragments = cut.min(self.fragments.len());
+        self.fragments.truncate(self.fragments.len() - from_fragments);
+        self.words.data_end -= (cut - from_fragments) as u64;
         Ok(())
     }
 

@@ -41,7 +41,7 @@ unsafe fn adjust_meta(run: Run, [_, offset, ..]: [u64; 5]) -> u64 {
 
 unsafe fn get_buff_len(run: Run, _: [u64; 5]) -> u64 {
     match run.packet() {
-        PacketRef::Xdp(xdp) => xdp.packet().len() as u64,
+        PacketRef::Xdp(xdp) => xdp.total_len() as u64,
         PacketRef::None | PacketRef::Skb(_) => 0,
     }
 }
@@ -52,7 +52,7 @@ fn range(xdp: &XdpBuff, offset: u64, len: u64) -> Result<std::ops::Range<usize>,
     if offset > 0xffff || len > 0xffff {
         return Err(Errno::EFAULT);
     }
-    if offset + len > xdp.packet().len() {
+    if offset + len > xdp.total_len() {
         return Err(Errno::EINVAL);
     }
     Ok(offset..offset + len)
@@ -61,11 +61,11 @@ fn range(xdp: &XdpBuff, offset: u64, len: u64) -> Result<std::ops::Range<usize>,
 unsafe fn load_bytes(run: Run, [_, offset, to, len, _]: [u64; 5]) -> u64 {
     with(&run, |xdp| {
         let range = range(xdp, offset, len)?;
-        // SAFETY: r3 is writable for r4 bytes (prototype); it may lie in the packet.
-        let to = unsafe { bytes_mut(&run, to, range.len() as u64) };
-        let from = xdp.packet()[range].as_ptr();
-        // SAFETY: both are as long as the range; they may overlap.
-        unsafe { std::ptr::copy(from, to.as_mut_ptr(), to.len()) };
+        // The destination may lie in the packet.
+        let mut copy = vec![0; range.len()];
+        xdp.copy_out(range.start, &mut copy);
+        // SAFETY: r3 is writable for r4 bytes (prototype).
+        unsafe { bytes_mut(&run, to, copy.len() as u64) }.copy_from_slice(&copy);
         Ok(())
     })
 }
@@ -73,11 +73,9 @@ unsafe fn load_bytes(run: Run, [_, offset, to, len, _]: [u64; 5]) -> u64 {
 unsafe fn store_bytes(run: Run, [_, offset, from, len, _]: [u64; 5]) -> u64 {
     with(&run, |xdp| {
         let range = range(xdp, offset, len)?;
-        // SAFETY: r3 is readable for r4 bytes (prototype); it may lie in the packet.
-        let from = unsafe { bytes(&run, from, range.len() as u64) }.as_ptr();
-        let to = &mut xdp.packet_mut()[range];
-        // SAFETY: both are as long as the range; they may overlap.
-        unsafe { std::ptr::copy(from, to.as_mut_ptr(), to.len()) };
+        // SAFETY: r3 is readable for r4 bytes (prototype); it may lie in the packet, so it is copied first.
+        let copy = unsafe { bytes(&run, from, range.len() as u64) }.to_vec();
+        xdp.copy_in(range.start, &copy);
         Ok(())
     })
 }
