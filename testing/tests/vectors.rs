@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use skep_testing::kernel;
-use skep_testing::vectors::{self, Case, Engine, KernelEngine, Outcome, Summary, VerifierEngine, families};
+use skep_testing::vectors::{
+    self, Case, Engine, KernelEngine, Outcome, RuntimeEngine, Summary, VerifierEngine, families,
+};
 
 /// Kinds of vectors that this runner knows, one directory each.
 const KINDS: [&str; 2] = ["isa", "helpers"];
@@ -49,8 +51,16 @@ fn fail(message: &str) -> std::process::ExitCode {
     std::process::ExitCode::FAILURE
 }
 
+/// The engines at hand. What cannot be had on this machine is named, and its runs are missing from the summary.
 fn engines() -> Vec<Arc<dyn Engine>> {
-    vec![Arc::new(VerifierEngine), Arc::new(KernelEngine)]
+    let mut engines: Vec<Arc<dyn Engine>> = vec![Arc::new(VerifierEngine), Arc::new(KernelEngine)];
+    for engine in [RuntimeEngine::interp(), RuntimeEngine::jit()] {
+        match engine {
+            Ok(engine) => engines.push(Arc::new(engine)),
+            Err(why) => eprintln!("vectors: an engine is missing: {why}"),
+        }
+    }
+    engines
 }
 
 fn trial(kind: &'static str, case: &Arc<Case>, engine: &Arc<dyn Engine>, summary: &Arc<Summary>) -> Trial {

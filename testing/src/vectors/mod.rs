@@ -9,6 +9,7 @@ mod case;
 pub mod families;
 mod kernel_engine;
 mod report;
+mod runtime_engine;
 mod types;
 mod verifier_engine;
 
@@ -20,8 +21,9 @@ pub use bless::bless;
 pub use case::{Case, Expect, FormatError, Input, MapDecl, parse};
 pub use kernel_engine::KernelEngine;
 pub use report::Summary;
+pub use runtime_engine::RuntimeEngine;
 pub use types::{ProgTypes, types_for};
-pub use verifier_engine::{VerifierEngine, func_info, shapes};
+pub use verifier_engine::{VerifierEngine, func_info, shapes, with_verified};
 
 /// Number of the map that holds result and memory of a case without a program type.
 pub const OUT_MAP: i32 = 0;

@@ -2,7 +2,7 @@
 
 use skep_abi::{AttachType, MapType, ProgType};
 use skep_btf::{Btf, FuncInfo, TypeId};
-use skep_verifier::{Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, verify};
+use skep_verifier::{Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, Verified, verify};
 
 use super::{Case, Engine, Outcome, ProgTypes, program, types_for};
 
@@ -16,35 +16,43 @@ impl Engine for VerifierEngine {
     }
 
     fn run(&self, case: &Case) -> Outcome {
-        let insns = match program(case) {
-            Ok(insns) => insns,
-            Err(error) => return Outcome::Refused(error.to_string()),
-        };
-        let shapes = shapes(case);
-        let types = types_for(&insns);
-        let btf = types.as_ref().and_then(|types| Btf::parse(&types.btf).ok());
-        let func_info = types.as_ref().map(func_info).unwrap_or_default();
-        let (prog_type, attach_type) = case.prog_type.unwrap_or((ProgType::SocketFilter, AttachType::default()));
-        let spec = ProgramSpec {
-            name: "vector",
-            prog_type,
-            attach_type,
-            flags: ProgFlags::default(),
-            insns: &insns,
-            maps: &shapes,
-            kfuncs: &[],
-            btf: btf.as_ref(),
-            func_info: &func_info,
-            line_info: &[],
-            gpl_compatible: true,
-            ctx: None,
-            helpers: None,
-        };
-        let options = Options { log_level: 0, profile: Profile::linux_6_18(), ..Options::default() };
-        match verify(&spec, &options, &mut Log::new()) {
-            Ok(_) => Outcome::Accepted,
-            Err(rejection) => Outcome::Refused(rejection.message),
+        match with_verified(case, |_, _| ()) {
+            Ok(()) => Outcome::Accepted,
+            Err(message) => Outcome::Refused(message),
         }
+    }
+}
+
+/// Verifies a case's program and hands it to `then`.
+///
+/// # Errors
+/// The assembler's or the verifier's message.
+pub fn with_verified<T>(case: &Case, then: impl FnOnce(&ProgramSpec<'_>, &Verified) -> T) -> Result<T, String> {
+    let insns = program(case).map_err(|error| error.to_string())?;
+    let shapes = shapes(case);
+    let types = types_for(&insns);
+    let btf = types.as_ref().and_then(|types| Btf::parse(&types.btf).ok());
+    let func_info = types.as_ref().map(func_info).unwrap_or_default();
+    let (prog_type, attach_type) = case.prog_type.unwrap_or((ProgType::SocketFilter, AttachType::default()));
+    let spec = ProgramSpec {
+        name: "vector",
+        prog_type,
+        attach_type,
+        flags: ProgFlags::default(),
+        insns: &insns,
+        maps: &shapes,
+        kfuncs: &[],
+        btf: btf.as_ref(),
+        func_info: &func_info,
+        line_info: &[],
+        gpl_compatible: true,
+        ctx: None,
+        helpers: None,
+    };
+    let options = Options { log_level: 0, profile: Profile::linux_6_18(), ..Options::default() };
+    match verify(&spec, &options, &mut Log::new()) {
+        Ok(verified) => Ok(then(&spec, &verified)),
+        Err(rejection) => Err(rejection.message),
     }
 }
 

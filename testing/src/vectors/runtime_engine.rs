@@ -1,0 +1,222 @@
+//! Vectors in our own engine: verified, rewritten, then interpreted or compiled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use skep_abi::ProgType;
+use skep_jit::{CpuFeatures, MapAccess, MapLayout};
+use skep_runtime::ctx::{Context, CtxType, Skb, Xdp};
+use skep_runtime::map::{Map, MapAccessInfo, MapSpec};
+use skep_runtime::{Code, EngineState, Program, ProgramParts, StatsOff};
+use skep_sync::{Config, CpuSet};
+use skep_text::{ArenaConfig, CodeArena, CodeImage, Relocation, SiteSpec};
+use skep_verifier::{RewriteOptions, Xlated};
+
+use super::{Case, Engine, Outcome, with_verified};
+use crate::kernel::possible_cpus;
+
+/// The interpreter or the compiled path.
+#[derive(Debug)]
+pub struct RuntimeEngine {
+    name: &'static str,
+    cpus: CpuSet,
+    state: Arc<EngineState>,
+    arena: Option<CodeArena>,
+}
+
+impl RuntimeEngine {
+    /// The checked interpreter.
+    ///
+    /// # Errors
+    /// One sentence, when the machine refuses memory.
+    pub fn interp() -> Result<Self, String> {
+        Self::new("interp", false)
+    }
+
+    /// Compiled code.
+    ///
+    /// # Errors
+    /// One sentence, when the machine refuses memory or has no back end.
+    pub fn jit() -> Result<Self, String> {
+        if skep_jit::Arch::host().is_none() {
+            return Err("no back end for this architecture".to_owned());
+        }
+        Self::new("jit", true)
+    }
+
+    fn new(name: &'static str, compiled: bool) -> Result<Self, String> {
+        let config = Config { n_possible: possible_cpus(), ..Config::default() };
+        let cpus = CpuSet::new(config).map_err(|error| error.to_string())?;
+        let arena = match compiled {
+            true => Some(CodeArena::new(&cpus, ArenaConfig::default()).map_err(|error| error.to_string())?),
+            false => None,
+        };
+        let state = EngineState::new(&cpus, arena.clone(), BTreeMap::new()).map_err(|error| error.to_string())?;
+        Ok(Self { name, cpus, state, arena })
+    }
+
+    fn attempt(&self, case: &Case) -> Result<Outcome, String> {
+        let built = with_verified(case, |spec, verified| {
+            let options = RewriteOptions { pokes: false, ..RewriteOptions::default() };
+            skep_verifier::rewrite(spec, verified, &options).map_err(|error| error.to_string())
+        });
+        let xlated = match built {
+            Ok(rewritten) => rewritten?,
+            Err(message) => return Ok(Outcome::Refused(message)),
+        };
+        let maps = self.create_maps(case)?;
+        let (prog_type, attach_type) =
+            case.prog_type.unwrap_or((ProgType::SocketFilter, skep_abi::AttachType::default()));
+        let Some(ctx_type) = CtxType::of(prog_type) else {
+            return Ok(Outcome::Skipped(format!("no context for {prog_type}")));
+        };
+        let used: Vec<Map> = xlated.used_maps.iter().filter_map(|map| maps.get(*map as usize).cloned()).collect();
+        let stats = Program::alloc_stats(&self.state).map_err(|error| error.to_string())?;
+        let code = self.compile(&xlated, &used, &stats)?;
+        let parts = ProgramParts {
+            name: "vector".to_owned(),
+            prog_type,
+            attach_type,
+            gpl_compatible: true,
+            tag: [0; 8],
+            verified_insns: 0,
+            xlated: Arc::new(xlated),
+            ctx_type,
+            maps: used.iter().map(Map::keep).collect(),
+            kfuncs: Vec::new(),
+            code,
+            stats,
+            attached: Vec::new(),
+        };
+        let program = Program::new(&self.state, parts).map_err(|error| error.to_string())?;
+        let (r0, out) = match run(case, prog_type, &program)? {
+            Some(result) => result,
+            None => return Ok(Outcome::Skipped(format!("no test run for {prog_type}"))),
+        };
+        if case.prog_type.is_some() {
+            return Ok(Outcome::Ran { r0, out });
+        }
+        let value = maps.first().ok_or("no result map")?.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
+        let (r0, memory) = value.split_first_chunk::<8>().ok_or("the result map is too small")?;
+        Ok(Outcome::Ran { r0: u64::from_le_bytes(*r0), out: memory[..case.input.len()].to_vec() })
+    }
+
+    /// The result map, where there is one, and the case's own.
+    fn create_maps(&self, case: &Case) -> Result<Vec<Map>, String> {
+        let mut maps = Vec::new();
+        if case.prog_type.is_none() {
+            let size = u32::try_from(case.input.len() + 8).map_err(|error| error.to_string())?;
+            let spec = MapSpec::new(skep_abi::MapType::Array, 4, size, 1);
+            let map = Map::create(&spec, &self.cpus).map_err(|errno| errno.to_string())?;
+            let value: Vec<u8> = [0u8; 8].iter().chain(&case.input.bytes).copied().collect();
+            map.update(&[0; 4], &value, 0).map_err(|errno| errno.to_string())?;
+            maps.push(map);
+        }
+        for decl in &case.maps {
+            let mut spec =
+                MapSpec::new(decl.map_type, decl.key_size, decl.value_size, decl.max_entries).flags(decl.flags);
+            if decl.map_type.is_map_of_maps() {
+                let inner = MapSpec::new(skep_abi::MapType::Array, 4, 8, 1);
+                spec = spec.inner(Map::create(&inner, &self.cpus).map_err(|errno| errno.to_string())?);
+            }
+            maps.push(Map::create(&spec, &self.cpus).map_err(|errno| format!("map {}: {errno}", decl.name))?);
+        }
+        Ok(maps)
+    }
+
+    fn compile(&self, xlated: &Xlated, maps: &[Map], stats: &StatsOff) -> Result<Option<Code>, String> {
+        let Some(arena) = &self.arena else { return Ok(None) };
+        let base = self.state.layout_base();
+        let layout = skep_jit::Layout {
+            tail_calls: base.tail_calls,
+            cpu_id: base.cpu_id,
+            helpers: base.helpers,
+            ld_abs: base.ld_abs,
+            maps: maps.iter().map(map_layout).collect(),
+            stats: i64::try_from(stats.offset()).ok(),
+            ..skep_jit::Layout::default()
+        };
+        let arch = skep_jit::Arch::host().ok_or("no back end for this architecture")?;
+        let options = skep_jit::Options { arch, features: CpuFeatures::detect(), optimize: true };
+        let image = skep_jit::compile(xlated, &layout, &options).map_err(|error| format!("jit: {error}"))?;
+        install(arena, &image).map(Some)
+    }
+}
+
+impl Engine for RuntimeEngine {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn run(&self, case: &Case) -> Outcome {
+        match self.attempt(case) {
+            Ok(outcome) => outcome,
+            Err(problem) => Outcome::Refused(problem),
+        }
+    }
+}
+
+/// Runs the program on the case's packet; r0 and the packet afterwards.
+fn run(case: &Case, prog_type: ProgType, program: &Program) -> Result<Option<(u64, Vec<u8>)>, String> {
+    let frame = [0u8; 14];
+    let wrapped = case.prog_type.is_none();
+    let packet: &[u8] = if wrapped || case.input.len() < frame.len() { &frame } else { &case.input.bytes };
+    Ok(Some(match program.ctx_type() {
+        CtxType::Xdp => {
+            let mut ctx = Xdp::packet(packet).build().map_err(|errno| errno.to_string())?;
+            let r0 = enter(program, &mut ctx)?;
+            (r0, ctx.meta_and_packet().to_vec())
+        }
+        CtxType::Skb => {
+            let mut ctx = Skb::packet(packet).build(prog_type).map_err(|errno| errno.to_string())?;
+            let r0 = enter(program, &mut ctx)?;
+            let mut out = ctx.frame().to_vec();
+            // The kernel's test run puts an empty Ethernet header before packets of types that do not see theirs.
+            if !matches!(prog_type, ProgType::SchedCls | ProgType::SchedAct) {
+                out.iter_mut().take(frame.len()).for_each(|byte| *byte = 0);
+            }
+            (r0, out)
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn enter<C: Context>(program: &Program, ctx: &mut C) -> Result<u64, String> {
+    program.run(ctx).map_err(|error| error.to_string())
+}
+
+/// Puts an image into the arena.
+fn install(arena: &CodeArena, image: &skep_jit::Image) -> Result<Code, String> {
+    let relocation = |reloc: &skep_jit::Reloc| {
+        let kind = match reloc.kind {
+            skep_jit::RelocKind::Rel32 => skep_text::RelocKind::Rel32,
+            skep_jit::RelocKind::Abs64 => skep_text::RelocKind::Abs64,
+            _ => return Err("relocation of another architecture".to_owned()),
+        };
+        let target = match reloc.target {
+            skep_jit::RelocTarget::Addr(address) => skep_text::Target::Addr(address),
+            skep_jit::RelocTarget::Image(offset) => skep_text::Target::Image(offset),
+        };
+        Ok(Relocation { at: reloc.at, kind, target })
+    };
+    let relocations: Vec<Relocation> = image.relocations.iter().map(relocation).collect::<Result<_, _>>()?;
+    let sites: Vec<SiteSpec> = image.sites.iter().map(|site| SiteSpec { offset: site.offset }).collect();
+    let code = CodeImage { bytes: &image.bytes, relocations: &relocations, sites: &sites };
+    let installed = arena.install(code).map_err(|error| error.to_string())?;
+    let stats = image.sites.iter().enumerate().find_map(|(index, site)| match site.kind {
+        skep_jit::SiteKind::Stats { stub } => Some((index, stub)),
+        _ => None,
+    });
+    Ok(Code { installed, entry: image.entry, tail_entry: image.tail_entry, stats })
+}
+
+fn map_layout(map: &Map) -> MapLayout {
+    let access = match map.layout() {
+        MapAccessInfo::Array { values, stride, max_entries } => MapAccess::Array { values, stride, max_entries },
+        MapAccessInfo::PerCpuArray { off, stride, max_entries } => MapAccess::PerCpuArray { off, stride, max_entries },
+        MapAccessInfo::ProgArray { targets, max_entries } => MapAccess::ProgArray { targets, max_entries },
+        MapAccessInfo::Hash { lookup } => MapAccess::Hash { lookup },
+        _ => MapAccess::Opaque,
+    };
+    MapLayout { object: map.object_addr(), access }
+}
