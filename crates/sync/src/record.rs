@@ -20,7 +20,7 @@
 //! Invariant: `mark` and a `base` other than null are written by the record's own thread, or under the scheduler's lock
 //! while that thread waits for them.
 
-use crate::prim::{AtomicPtr, AtomicU32, Ordering, light_barrier};
+use crate::prim::{AtomicPtr, AtomicU32, Ordering, light_barrier, wake};
 
 /// A grace period waits for this thread's run.
 pub(crate) const GRACE: u32 = 1;
@@ -72,6 +72,15 @@ impl Record {
     pub(crate) fn in_run(&self) -> bool {
         // Acquire: pairs with the leaver's release, so that what the run did happened before what follows.
         self.mark.load(Ordering::Acquire) != 0
+    }
+
+    /// Answers a grace period that asks for attention: this thread holds on to nothing that it found before.
+    pub(crate) fn acknowledge(&self) {
+        // Acquire: what was unpublished before the request is seen after it. Release: what this thread did before is
+        // over for whoever sees the request gone.
+        if self.attention.fetch_and(!GRACE, Ordering::AcqRel) & GRACE != 0 {
+            wake(&self.attention);
+        }
     }
 
     /// Starts an outermost run, if the vCPU is still this thread's. Called by the record's own thread.

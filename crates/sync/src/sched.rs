@@ -118,8 +118,7 @@ impl Scheduler {
         }
         let attention = record.attention.load(Ordering::Acquire);
         if attention & GRACE != 0 {
-            record.attention.fetch_and(!GRACE, Ordering::Release);
-            wake(&record.attention);
+            record.acknowledge();
         }
         if attention & (REVOKED | ORPHAN) == 0 {
             return false;

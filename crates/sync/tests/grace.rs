@@ -130,6 +130,32 @@ fn a_grace_period_waits_for_the_run_in_progress_and_no_other() {
 }
 
 #[test]
+fn a_thread_that_keeps_its_vcpu_can_let_grace_periods_pass() {
+    let set = set_of(2);
+    let (entered, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut run = set.enter().unwrap();
+            entered.store(true, Ordering::SeqCst);
+            while !stop.load(Ordering::SeqCst) {
+                run.quiescent();
+            }
+            // Inside a nested run it is no promise.
+            let nested = set.enter().unwrap();
+            run.quiescent();
+            drop(nested);
+        });
+        while !entered.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        for _ in 0..1000 {
+            set.synchronize().unwrap();
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
 fn waiting_inside_a_run_is_an_error() {
     let set = set_of(2);
     let run = set.enter().unwrap();

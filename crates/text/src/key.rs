@@ -14,13 +14,13 @@ mod sites;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 
 use crate::arch::{CodeAddr, SiteBytes};
-use crate::arena::{ArenaInner, InstalledCode, SiteId};
+use crate::arena::{InstalledCode, SiteId};
 use crate::error::TextError;
-use crate::poke::{self, PokeLock, PokeReport};
+use crate::poke::{self, Entry, PokeLock, PokeReport};
 use module::Module;
 #[doc(hidden)]
 pub use sites::{RawSite, initial_jump, register};
@@ -96,7 +96,7 @@ impl Switch {
         let report = if (before == 0) == (after == 0) {
             PokeReport::default()
         } else {
-            queue_sites(&mut held, self.id(), after != 0)?;
+            queue_sites(&mut held, self.id(), after != 0).inspect_err(|_| held.clear())?;
             held.finish()?
         };
         self.count.store(after, Ordering::Release);
@@ -259,10 +259,10 @@ pub(crate) struct Registry {
     modules: Vec<Module>,
 }
 
+/// A site of installed code in both forms, found once and for all: an image that goes away is detached first.
 struct Attached {
-    arena: Weak<ArenaInner>,
-    on: SiteBytes,
-    off: SiteBytes,
+    off: Entry,
+    on: Entry,
 }
 
 impl Registry {
@@ -284,22 +284,12 @@ impl Registry {
 
 /// Queues every site of key `id` with the form that it has while the key is `on`.
 fn queue_sites(held: &mut PokeLock, id: usize, on: bool) -> Result<(), TextError> {
-    let mut entries = Vec::new();
-    let registry = held.registry_ref();
-    for (&site, attached) in registry.attached.get(&id).into_iter().flatten() {
-        if let Some(arena) = attached.arena.upgrade() {
-            entries.push(arena.entry(held, site, if on { attached.on } else { attached.off })?);
-        }
-    }
-    for module in &mut held.registry().modules {
-        module.entries(id, on, &mut entries)?;
-    }
-    for entry in entries {
-        // SAFETY: both sources of entries found the site in a live image or a loaded module, neither of which goes while
-        // the lock is held; the forms are those that the compiler, or the caller of `attach`, laid out for the site.
-        unsafe { held.queue(entry) };
-    }
-    Ok(())
+    let (registry, queue) = held.registry_and_queue();
+    let attached = registry.attached.get(&id).into_iter().flat_map(BTreeMap::values);
+    // Both sources of entries found the site in a live image or a loaded module, neither of which goes while the lock is
+    // held; the forms are those that the compiler, or the caller of `attach`, laid out for the site.
+    queue.extend(attached.map(|attached| if on { attached.on } else { attached.off }));
+    registry.modules.iter_mut().try_for_each(|module| module.entries(id, on, queue))
 }
 
 /// See [`Key::attach`].
@@ -317,14 +307,13 @@ unsafe fn attach(
     let arena = code.arena_inner();
     let mut held = poke::lock();
     // Both are tried, so that a later flip does not find one that cannot be encoded.
-    let forms = [arena.entry(&held, site, off)?, arena.entry(&held, site, on)?];
-    let now = forms[usize::from(switch.is_enabled())];
+    let attached = Attached { off: arena.entry(&held, site, off)?, on: arena.entry(&held, site, on)? };
+    let now = if switch.is_enabled() { attached.on } else { attached.off };
     if !now.is_in_place() {
         // SAFETY: `entry` found the site; the caller answers for the form.
         unsafe { held.queue(now) };
         held.finish()?;
     }
-    let attached = Attached { arena: Arc::downgrade(arena), on, off };
     held.registry().attached.entry(switch.id()).or_default().insert(site, attached);
     Ok(())
 }

@@ -173,8 +173,11 @@ impl PokeLock {
         &mut self.0.registry
     }
 
-    pub(crate) fn registry_ref(&self) -> &Registry {
-        &self.0.registry
+    /// The registry, and the queue for what it finds: as for [`queue`](PokeLock::queue), the sites stay and the forms
+    /// are what threads may run.
+    pub(crate) fn registry_and_queue(&mut self) -> (&mut Registry, &mut Vec<Entry>) {
+        let poke = &mut *self.0;
+        (&mut poke.registry, &mut poke.queue)
     }
 
     /// Changes all sites in the queue, and empties it.
