@@ -261,10 +261,10 @@ impl Case {
                 at += 1;
                 continue;
             }
-            if matches!(insn.src, 1 | 2) {
-                if let Some(map) = usize::try_from(insn.imm).ok().and_then(|i| maps.get(i)) {
-                    insn.imm = map.raw_fd();
-                }
+            if matches!(insn.src, 1 | 2)
+                && let Some(map) = usize::try_from(insn.imm).ok().and_then(|i| maps.get(i))
+            {
+                insn.imm = map.raw_fd();
             }
             at += 2;
         }

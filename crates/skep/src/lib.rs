@@ -5,5 +5,30 @@
 
 mod object;
 
+mod engine;
+mod load;
+mod loaded;
+mod program;
+mod typed;
+mod verify;
+
+mod clock;
+mod code;
+mod error;
+mod maps;
+mod pokes;
+
+pub use code::Code;
+pub use engine::{BuildError, Builder, Engine, Feature, Mode};
+pub use error::LoadError;
+pub use loaded::{Loaded, NotFound};
+pub use maps::MapError;
 pub use object::{Object, ObjectError};
+pub use program::Program;
+pub use skep_runtime::ctx::{RawTp, SkBuff, Skb, Syscall, UserContext, UserLayout, Xdp, XdpAction, XdpBuff};
+pub use skep_runtime::map::Map as RawMap;
+pub use skep_runtime::{ProgStats, RunError, StatsGuard, TraceLine, TraceSink};
+pub use skep_sync::CpuGuard;
+pub use typed::{MapTypeError, TypedMap};
+pub use verify::{Shapes, SpecError, VerifyReport};
 pub use zerocopy;

@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use skep_btf::Btf;
 use skep_object::{MapSpec, ObjectSpec, ProgramSpec, VariableSpec};
@@ -60,6 +61,7 @@ pub enum ObjectError {
 pub struct Object {
     shown: String,
     spec: ObjectSpec,
+    target: Option<Arc<Btf>>,
 }
 
 impl Object {
@@ -88,9 +90,15 @@ impl Object {
     /// The bytes are not a BPF object.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, ObjectError> {
         match skep_object::parse(bytes, name) {
-            Ok(spec) => Ok(Self { shown: name.to_owned(), spec }),
+            Ok(spec) => Ok(Self { shown: name.to_owned(), spec, target: None }),
             Err(source) => Err(ObjectError::Object { name: name.to_owned(), source }),
         }
+    }
+
+    /// An object that was put together rather than read; `shown` stands for its file in messages.
+    #[must_use]
+    pub fn from_spec(shown: impl Into<String>, spec: ObjectSpec) -> Self {
+        Self { shown: shown.into(), spec, target: None }
     }
 
     /// The file, as it was named when opened.
@@ -132,6 +140,19 @@ impl Object {
     #[must_use]
     pub fn btf(&self) -> Option<&Btf> {
         self.spec.btf.as_deref()
+    }
+
+    /// The types that CO-RE relocations are resolved against; the object's own unless set.
+    #[must_use]
+    pub fn target_btf(&self) -> Option<&Btf> {
+        self.target.as_deref()
+    }
+
+    /// Resolves CO-RE relocations against these types, e.g. those of the kernel that a program is written for.
+    #[must_use]
+    pub fn with_target_btf(mut self, target: Arc<Btf>) -> Self {
+        self.target = Some(target);
+        self
     }
 
     /// Whether its licence lets programs call GPL-only helpers.

@@ -1,0 +1,287 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A home for eBPF outside the kernel.
+#[derive(Parser)]
+#[command(name = "skep", version, infer_subcommands = true, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  skep run examples/xdp_firewall.bpf.o --pcap examples/pcaps/mixed.pcap --maps
+  skep verify examples/*.bpf.o
+  skep prog dump xlated examples/tc_flows.bpf.o linum
+
+Exit status: 0 done, 1 rejected or failed, 2 wrong usage, 3 cannot load or read.";
+
+#[derive(Args, Clone, Copy, Default)]
+pub(crate) struct Output {
+    /// Print JSON
+    #[arg(short, long, global = true)]
+    pub(crate) json: bool,
+    /// Print JSON, indented
+    #[arg(short, long, global = true)]
+    pub(crate) pretty: bool,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) color: Color,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run a program over packets or a context
+    Run(Box<RunArgs>),
+    /// Say whether programs verify, without running them
+    Verify(VerifyArgs),
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Programs of an object: list them, dump what they became
+    #[command(subcommand)]
+    Prog(Prog),
+    /// Maps of an object
+    #[command(subcommand)]
+    Map(MapCommand),
+    /// Types of an object
+    #[command(subcommand)]
+    Btf(BtfCommand),
+    /// Say what this machine allows and which mode the engine takes
+    Feature,
+    /// Print a completion script
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page in roff
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Machine code
+    #[default]
+    Jit,
+    /// The checked interpreter: every access is tested as it happens
+    Interp,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  skep run fw.bpf.o --pcap traffic.pcap --maps
+  skep run fw.bpf.o --packet '02 00 00 00 00 01 02 00 00 00 00 02 08 00' --repeat 1000000
+  skep run fw.bpf.o --pcap traffic.pcap --set-rodata drop_fragments=0 --map rules=rules.json
+  skep run lb.bpf.o --pcap in.pcap --threads 2 --write out.pcap -j")]
+pub(crate) struct RunArgs {
+    /// The object file
+    pub(crate) object: PathBuf,
+    /// The program, where the object has several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prog: Option<String>,
+    #[command(flatten)]
+    pub(crate) input: RunInput,
+    /// Threads that run at once, each over its share of the packets
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: u32,
+    /// Runs over the whole input
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) repeat: u64,
+    /// How the program is executed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) mode: Mode,
+    /// Keep run_cnt and run_time_ns while running, and print them
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Print the maps afterwards
+    #[arg(long)]
+    pub(crate) maps: bool,
+    /// Write the packets as the program left them
+    #[arg(long, value_name = "OUT.pcap")]
+    pub(crate) write: Option<PathBuf>,
+    /// Set a constant of .rodata (or an initial value of .data, .bss, .percpu) before load; JSON for arrays and structs
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set_rodata: Vec<String>,
+    /// Fill a map before the first run, from JSON as `--maps -j` prints it
+    #[arg(long, value_name = "NAME=FILE.json")]
+    pub(crate) map: Vec<String>,
+    /// ingress_ifindex of the packets
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) ifindex: u32,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub(crate) struct RunInput {
+    /// Packets of a capture (pcap or pcapng)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
+    /// One packet, in hex
+    #[arg(long, value_name = "HEX")]
+    pub(crate) packet: Option<String>,
+    /// One packet: the bytes of this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) packet_file: Option<PathBuf>,
+    /// The context's bytes, for programs without a packet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ctx: Option<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  skep verify fw.bpf.o
+  skep verify fw.bpf.o --prog fw -l 2
+  skep verify *.bpf.o -o csv > today.csv && skep verify -C yesterday.csv today.csv
+
+Exit status: 0 all accepted, 1 one rejected, 3 one cannot be read.")]
+pub(crate) struct VerifyArgs {
+    /// Object files
+    #[arg(required = true)]
+    pub(crate) objects: Vec<PathBuf>,
+    /// Only this program
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prog: Option<String>,
+    /// The log: 1 for the paths' branches, 2 for every instruction; default is the log's end, on rejection only
+    #[arg(short = 'l', long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(0..=2))]
+    pub(crate) log_level: Option<u32>,
+    /// Print the verifier's statistics
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Verify as for a user without privileges
+    #[arg(long)]
+    pub(crate) unpriv: bool,
+    /// Compare two saved CSV results instead
+    #[arg(short = 'C', long)]
+    pub(crate) compare: bool,
+    /// Form of the result
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: VerifyOutput,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerifyOutput {
+    /// Aligned columns
+    #[default]
+    Table,
+    /// Comma-separated values
+    Csv,
+    /// As -j
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// Compute and map rows: ns per run of the JIT, the interpreter and, with --against kernel, the kernel
+    Run(BenchArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Measure this beside ours, in the same process
+    #[arg(long, value_enum)]
+    pub(crate) against: Vec<Peer>,
+    /// Only rows whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) row: Option<String>,
+    /// Rounds; each measures every engine once, in rotated order
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Milliseconds that one measurement lasts, at least
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) millis: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// The running kernel's BPF_PROG_TEST_RUN
+    Kernel,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Prog {
+    /// List the programs of an object as they are once loaded
+    #[command(visible_alias = "list")]
+    Show {
+        /// The object file
+        object: PathBuf,
+    },
+    /// Dump a program after the verifier's rewriting, or its machine code
+    #[command(subcommand)]
+    Dump(Dump),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Dump {
+    /// The rewritten program
+    #[command(after_help = DUMP_EXAMPLES)]
+    Xlated(DumpArgs),
+    /// The machine code
+    #[command(after_help = DUMP_EXAMPLES)]
+    Jited(DumpArgs),
+}
+
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  skep prog dump xlated fw.bpf.o
+  skep prog dump jited fw.bpf.o name firewall opcodes linum";
+
+#[derive(Args)]
+pub(crate) struct DumpArgs {
+    /// The object file
+    pub(crate) object: PathBuf,
+    /// `name NAME` for one program of several; `opcodes` for the bytes; `linum` for source lines
+    #[arg(value_name = "name NAME|opcodes|linum")]
+    pub(crate) words: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum MapCommand {
+    /// List the maps of an object
+    #[command(visible_alias = "list")]
+    Show {
+        /// The object file
+        object: PathBuf,
+    },
+    /// Print the initial contents of an object's maps
+    Dump {
+        /// The object file
+        object: PathBuf,
+        /// `name NAME` for one map
+        #[arg(value_name = "name NAME")]
+        words: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BtfCommand {
+    /// Dump the types of a file
+    #[command(after_help = "\
+Examples:
+  skep btf dump file fw.bpf.o
+  skep btf dump file fw.bpf.o format c")]
+    Dump {
+        /// `file FILE`, then `format raw` (the default) or `format c`
+        #[arg(required = true, value_name = "file FILE [format raw|c]")]
+        words: Vec<String>,
+    },
+}

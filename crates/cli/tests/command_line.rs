@@ -1,0 +1,261 @@
+//! The command as a user meets it: exit statuses, messages, JSON shapes. Bad input never hangs and never panics.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure")]
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn skep<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(args: I) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_skep")).current_dir(root()).args(args).output().unwrap()
+}
+
+fn words(line: &str) -> Output {
+    skep(line.split_whitespace())
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Exit status and message of a command line that must fail.
+#[track_caller]
+fn fails(line: &str, status: i32, message: &str) {
+    let output = words(line);
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(status), "{line}: {errors}");
+    assert!(errors.contains(message), "{line}: {errors}");
+    assert!(!errors.contains("panicked"), "{line}: {errors}");
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    fails("", 2, "Usage");
+    fails("frobnicate", 2, "unrecognized subcommand");
+    fails("run", 2, "required");
+    fails("run examples/xdp_firewall.bpf.o", 2, "nothing to run over");
+    fails("run examples/xdp_firewall.bpf.o --packet zz", 2, "not a hex byte");
+    fails("run examples/xdp_firewall.bpf.o --packet 00 --repeat 99999999999999999999999", 2, "repeat");
+    fails("run examples/xdp_firewall.bpf.o --packet 00 --threads 0", 2, "threads");
+    fails("run examples/xdp_firewall.bpf.o --packet 00 --prog nothere", 2, "there are firewall");
+    fails("run examples/xdp_firewall.bpf.o --packet 00 --set-rodata nothere=1", 2, "no variable");
+    fails("run examples/xdp_firewall.bpf.o --packet 00 --set-rodata drop_fragments=256", 2, "does not fit");
+    fails("run examples/xdp_firewall.bpf.o --packet 00 --set-rodata drop_fragments", 2, "NAME=VALUE");
+    fails("run examples/xdp_dispatch.bpf.o --packet 00", 2, "choose with --prog");
+    fails("btf dump examples/xdp_firewall.bpf.o", 2, "file FILE");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_3() {
+    fails("run nothere.bpf.o --packet 00", 3, "nothere.bpf.o");
+    fails("run examples --packet 00", 3, "not a regular file");
+    fails("run /dev/zero --packet 00", 3, "not a regular file");
+    fails("run examples/xdp_firewall.bpf.o --pcap nothere.pcap", 3, "nothere.pcap");
+    fails("run examples/xdp_firewall.bpf.o --pcap /dev/zero", 3, "not a regular file");
+    fails("run examples/xdp_firewall.bpf.o --pcap examples/xdp_firewall.bpf.o", 3, "neither pcap nor pcapng");
+    fails("run examples/pcaps/mixed.pcap --packet 00", 3, "mixed.pcap");
+    fails("verify nothere.bpf.o", 3, "nothere.bpf.o");
+    fails("btf dump file examples/pcaps/icmp.pcap", 3, "icmp.pcap");
+}
+
+#[test]
+fn a_fifo_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let output = skep([OsStr::new("verify"), fifo.as_os_str()]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+}
+
+#[test]
+fn a_path_that_is_not_utf8_is_a_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(OsStr::from_bytes(b"fire\xffwall.bpf.o"));
+    std::fs::copy(root().join("examples/xdp_firewall.bpf.o"), &path).unwrap();
+    let output = skep([OsStr::new("verify"), path.as_os_str()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn control_characters_in_messages_are_escaped() {
+    let output = skep(["verify", "no\x1b[31mthere"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(!output.stderr.contains(&0x1b), "{}", stderr(&output));
+}
+
+#[test]
+fn a_cut_capture_runs_to_its_last_whole_packet() {
+    let whole = std::fs::read(root().join("examples/pcaps/icmp.pcap")).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &whole[..whole.len() - 5]).unwrap();
+    let object = OsStr::new("examples/xdp_firewall.bpf.o");
+    let output = skep([OsStr::new("run"), object, OsStr::new("-j"), OsStr::new("--pcap"), file.path().as_os_str()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("running over the 3 whole packets"), "{}", stderr(&output));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["packets"], 3);
+}
+
+#[test]
+fn help_has_examples() {
+    for line in ["--help", "run --help", "verify --help", "prog dump xlated --help", "btf dump --help"] {
+        let output = words(line);
+        assert_eq!(output.status.code(), Some(0), "{line}");
+        assert!(stdout(&output).contains("Examples:"), "{line}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn the_readmes_command_prints_actions_and_maps() {
+    let output = words("run examples/xdp_firewall.bpf.o --pcap examples/pcaps/mixed.pcap --maps");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    for needed in ["XDP_DROP", "XDP_PASS", "XDP_ABORTED", "ns/packet", "verdicts (percpu_array", "sources (hash"] {
+        assert!(text.contains(needed), "no {needed} in:\n{text}");
+    }
+}
+
+/// Name and packets of each action.
+fn actions(json: &Value) -> Vec<(String, u64)> {
+    let list = json["actions"].as_array().unwrap();
+    list.iter().map(|a| (a["name"].as_str().unwrap().to_owned(), a["packets"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn run_as_json_has_the_promised_shape() {
+    let line = "run examples/xdp_firewall.bpf.o --pcap examples/pcaps/mixed.pcap --maps --stats -j";
+    let output = words(line);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["program"], "firewall");
+    assert_eq!(json["packets"], 44);
+    assert_eq!(json["stats"]["run_cnt"], 44);
+    assert!(json["ns_per_packet"].as_f64().unwrap() > 0.0);
+    let total: u64 = actions(&json).iter().map(|(_, packets)| packets).sum();
+    assert_eq!(total, 44);
+    let verdicts = json["maps"].as_array().unwrap().iter().find(|map| map["name"] == "verdicts").unwrap();
+    assert_eq!(verdicts["type"], "percpu_array");
+    assert_eq!(verdicts["entries"].as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn interpreter_and_threads_give_the_same_actions_and_packets() {
+    for (object, more) in [
+        ("xdp_firewall", ""),
+        ("xdp_load_balancer", ""),
+        ("tc_flows", ""),
+        ("socket_dns", ""),
+        ("xdp_dispatch", "--prog dispatch"),
+        ("percpu_counters", ""),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        for mode in ["--mode jit", "--mode interp", "--threads 2"] {
+            let out = folder.path().join("out.pcap");
+            let line = format!(
+                "run examples/{object}.bpf.o {more} --pcap examples/pcaps/mixed.pcap -j {mode} --write {}",
+                out.display()
+            );
+            let output = words(&line);
+            assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+            let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+            seen.push((actions(&json), std::fs::read(&out).unwrap()));
+        }
+        assert_eq!(seen[0], seen[1], "{object}: interpreter");
+        assert_eq!(seen[0], seen[2], "{object}: two threads");
+    }
+}
+
+#[test]
+fn constants_and_maps_can_be_set() {
+    let line = "run examples/xdp_firewall.bpf.o --pcap examples/pcaps/fragments.pcap -j --set-rodata drop_fragments=0";
+    let json: Value = serde_json::from_slice(&words(line).stdout).unwrap();
+    assert_eq!(actions(&json), [("XDP_PASS".to_owned(), 3)]);
+
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    // Everything from 10.0.0.0/8, as an IPv4-mapped prefix.
+    let prefix = "[0,0,0,0,0,0,0,0,0,0,255,255,10,0,0,0]";
+    let text = format!("[{{\"key\":{{\"prefix_len\":104,\"address\":{prefix}}},\"value\":0}}]");
+    std::fs::write(rules.path(), text).unwrap();
+    let line = format!(
+        "run examples/xdp_firewall.bpf.o --pcap examples/pcaps/icmp.pcap -j --maps --map blocked_sources={}",
+        rules.path().display()
+    );
+    let output = words(&line);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(actions(&json), [("XDP_DROP".to_owned(), 4)]);
+    let map = json["maps"].as_array().unwrap().iter().find(|map| map["name"] == "blocked_sources").unwrap();
+    assert_eq!(map["entries"][0]["value"], 4);
+}
+
+#[test]
+fn verify_answers_for_several_objects() {
+    let objects = "examples/xdp_firewall.bpf.o examples/tc_flows.bpf.o";
+    let output = words(&format!("verify {objects}"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("2 programs, 2 accepted, 0 not"), "{}", stdout(&output));
+
+    let output = words(&format!("verify -j {objects} nothere.bpf.o"));
+    assert_eq!(output.status.code(), Some(3));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let verdicts: Vec<&str> = json.as_array().unwrap().iter().map(|row| row["verdict"].as_str().unwrap()).collect();
+    assert_eq!(verdicts, ["success", "success", "unreadable"]);
+    for key in ["file", "prog", "section", "errno", "message", "insns", "states", "duration_us"] {
+        assert!(json[0].get(key).is_some(), "no {key}");
+    }
+}
+
+#[test]
+fn saved_verdicts_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved.csv");
+    std::fs::write(&saved, words("verify examples/xdp_firewall.bpf.o -o csv").stdout).unwrap();
+    let output = words(&format!("verify -C {0} {0}", saved.display()));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("+0 (+0.00%)"), "{}", stdout(&output));
+}
+
+#[test]
+fn dumps_show_the_program() {
+    let xlated = words("prog dump xlated examples/tc_flows.bpf.o linum opcodes");
+    assert_eq!(xlated.status.code(), Some(0), "{}", stderr(&xlated));
+    let text = stdout(&xlated);
+    assert!(text.contains("int count_flows(struct __sk_buff * skb):"), "{text}");
+    assert!(text.contains("tc_flows.bpf.c line_num:"), "{text}");
+    let jited = words("prog dump jited examples/tc_flows.bpf.o");
+    assert_eq!(jited.status.code(), Some(0), "{}", stderr(&jited));
+    assert!(stdout(&jited).contains("ret"), "{}", stdout(&jited));
+    let json: Value = serde_json::from_slice(&words("prog dump xlated examples/tc_flows.bpf.o -j").stdout).unwrap();
+    assert!(json.as_array().unwrap().len() > 20);
+}
+
+#[test]
+fn btf_in_both_forms() {
+    let raw = words("btf dump file examples/xdp_firewall.bpf.o");
+    assert!(stdout(&raw).contains("[1] PTR '(anon)'"), "{}", stdout(&raw));
+    let c = words("btf dump file examples/xdp_firewall.bpf.o format c");
+    assert!(stdout(&c).contains("struct source_key {"), "{}", stdout(&c));
+    let json: Value = serde_json::from_slice(&words("btf dump file examples/xdp_firewall.bpf.o -j").stdout).unwrap();
+    assert_eq!(json["types"][0]["kind"], "PTR");
+}
+
+#[test]
+fn completions_and_features() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(words(&format!("completions {shell}")).status.success());
+    }
+    let json: Value = serde_json::from_slice(&words("feature -j").stdout).unwrap();
+    assert!(json.as_array().unwrap().iter().any(|f| f["name"] == "live_patching"));
+}

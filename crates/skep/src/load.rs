@@ -1,0 +1,189 @@
+//! The pipeline: an object's maps, then each program verified, rewritten, compiled, installed.
+//!
+//! Invariant: all or nothing. Programs become reachable from outside only after every one of them is built; an error
+//! drops what was made. Kernel counterpart: `bpf_object__load`, tools/lib/bpf/libbpf.c, 6.18.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use skep_abi::RawInsn;
+use skep_object::{MapKind, ProgramSpec, SlotTarget};
+use skep_runtime::ProgramParts;
+use skep_runtime::ctx::CtxType;
+use skep_runtime::map::prog_array::{ProgArray, SlotWatcher};
+use skep_runtime::map::{Map, Slot};
+use skep_verifier::{MapShape, Options, RewriteOptions, Verified};
+
+use crate::code::{self, Code};
+use crate::engine::{Context, Engine, Mode};
+use crate::error::LoadError;
+use crate::loaded::Loaded;
+use crate::maps;
+use crate::object::Object;
+use crate::pokes::PokeWatcher;
+use crate::program::Program;
+
+/// What a load takes over from elsewhere.
+#[derive(Clone, Default)]
+pub(crate) struct Adopted {
+    /// Maps that are used instead of new ones, by name.
+    pub(crate) maps: Vec<(String, Map)>,
+}
+
+/// Loads an object into an engine.
+pub(crate) fn load(engine: &Engine, object: Object, adopted: &Adopted) -> Result<Loaded, LoadError> {
+    let unloadable = |source| LoadError::Object { object: object.file().to_owned(), source };
+    object
+        .spec()
+        .check_loadable()
+        .or_else(|error| {
+            if object.programs().iter().any(|p| p.autoload && p.sec.is_none() && engine.context_of(p).is_some()) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+        .map_err(unloadable)?;
+    let shapes = object.shapes()?;
+    let reused = |name: &str| adopted.maps.iter().find(|(known, _)| known == name).map(|(_, map)| map.clone());
+    let maps = maps::create(&object, &shapes, engine.cpus(), &reused)?;
+    let views = object.map_shapes(&shapes);
+    let mut programs = Vec::new();
+    for (index, spec) in object.programs().iter().enumerate() {
+        let built = if spec.autoload { Some(build(engine, &object, index, spec, &views, &maps)?) } else { None };
+        programs.push(built);
+    }
+    fill_prog_arrays(&object, &maps, &programs, &reused)?;
+    Ok(Loaded::new(engine.clone(), object, maps, programs))
+}
+
+/// One program, from instructions to something that runs.
+fn build(
+    engine: &Engine,
+    object: &Object,
+    index: usize,
+    spec: &ProgramSpec,
+    views: &[MapShape<'_>],
+    maps: &[Map],
+) -> Result<Program, LoadError> {
+    let failed = |step, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Build {
+        program: spec.name.clone(),
+        step,
+        source,
+    };
+    let context = engine.context_of(spec);
+    let pokes = engine.mode() == Mode::Jit && engine.is_live();
+    let built = object.with_program_spec(index, views, context.map(Context::table), |view| {
+        let verified = verify(engine, view)?;
+        let options = RewriteOptions { pokes, ..RewriteOptions::default() };
+        let xlated = skep_verifier::rewrite(view, &verified, &options)
+            .map_err(|error| failed("cannot be rewritten", Box::new(error)))?;
+        Ok::<_, LoadError>((view.prog_type, view.attach_type, verified.stats().processed, xlated))
+    })?;
+    let (prog_type, attach_type, verified_insns, xlated) = built?;
+    let ctx_type = context.map(|context| context.ctx_type).or_else(|| CtxType::of(prog_type));
+    let ctx_type = ctx_type.ok_or_else(|| LoadError::NotRunnable { program: spec.name.clone(), prog_type })?;
+
+    let used: Vec<Map> = xlated.used_maps.iter().filter_map(|&map| maps.get(map as usize).cloned()).collect();
+    let stats = skep_runtime::Program::alloc_stats(engine.state())
+        .map_err(|error| failed("has no room for statistics", Box::new(error)))?;
+    let code = match engine.arena() {
+        Some(arena) => {
+            let layout = skep_jit::Layout {
+                maps: used.iter().map(code::map_layout).collect(),
+                stats: i64::try_from(stats.offset()).ok().filter(|_| engine.is_live()),
+                ..engine.layout().clone()
+            };
+            let image = skep_jit::compile(&xlated, &layout, &engine.jit_options())
+                .map_err(|error| failed("cannot be compiled", Box::new(error)))?;
+            Some(Code::install(arena, image).map_err(|error| failed("cannot be installed", Box::new(error)))?)
+        }
+        None => None,
+    };
+    let mut attached: Vec<Box<dyn std::any::Any + Send + Sync>> = Vec::new();
+    if let Some(code) = &code {
+        for (map, watcher) in PokeWatcher::of(code.installed(), code.image(), &xlated.pokes) {
+            let Some(array) = used.get(map as usize).and_then(|map| map.downcast::<ProgArray>()) else { continue };
+            let watcher: Arc<dyn SlotWatcher> = Arc::new(watcher);
+            array.watch(&watcher);
+            attached.push(Box::new(watcher));
+        }
+    }
+    let inner = skep_runtime::Program::new(
+        engine.state(),
+        ProgramParts {
+            name: spec.name.clone(),
+            prog_type,
+            attach_type,
+            gpl_compatible: object.is_gpl_compatible(),
+            tag: tag(&spec.insns),
+            verified_insns,
+            xlated: Arc::new(xlated),
+            ctx_type,
+            maps: used.iter().map(Map::keep).collect(),
+            kfuncs: Vec::new(),
+            code: code.as_ref().map(Code::parts),
+            stats,
+            attached,
+        },
+    )
+    .map_err(|error| failed("cannot be published", Box::new(error)))?;
+    Ok(Program::new(inner, code))
+}
+
+/// Verifies with as little log as a rejection needs: none at first, then the failing path.
+fn verify(engine: &Engine, spec: &skep_verifier::ProgramSpec<'_>) -> Result<Verified, LoadError> {
+    let options = |log_level| Options { log_level, ..engine.options().clone() };
+    let mut log = skep_verifier::Log::new();
+    if let Ok(verified) = skep_verifier::verify(spec, &options(0), &mut log) {
+        return Ok(verified);
+    }
+    let mut log = skep_verifier::Log::new();
+    skep_verifier::verify(spec, &options(1), &mut log).map_err(|rejection| LoadError::Rejected {
+        program: spec.name.to_owned(),
+        rejection: Box::new(rejection),
+        log: log.into_text(),
+    })
+}
+
+/// Puts programs where the object wants them.
+fn fill_prog_arrays(
+    object: &Object,
+    maps: &[Map],
+    programs: &[Option<Program>],
+    reused: &dyn Fn(&str) -> Option<Map>,
+) -> Result<(), LoadError> {
+    for (spec, map) in object.maps().iter().zip(maps) {
+        if spec.kind != MapKind::User || reused(&spec.name).is_some() {
+            continue;
+        }
+        for slot in &spec.initial_slots {
+            let SlotTarget::Program(index) = slot.target else { continue };
+            let Some(Some(program)) = programs.get(index) else { continue };
+            map.update_slot(&slot.slot.to_ne_bytes(), Slot::Program(program.to_callee()), 0).map_err(|errno| {
+                LoadError::Slot { map: spec.name.clone(), slot: slot.slot, program: program.name().to_owned(), errno }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The program's tag: the first 8 bytes of the SHA-256 of its instructions without what differs between loads, which are
+/// the immediates of map references (`bpf_prog_calc_tag`; SHA-256 since Linux 6.18).
+fn tag(insns: &[RawInsn]) -> [u8; 8] {
+    const LD_IMM64: u8 = 0x18;
+    const MAP_FD: u8 = 1;
+    const MAP_VALUE: u8 = 2;
+    let mut hash = Sha256::new();
+    let mut in_map_reference = false;
+    for insn in insns {
+        let first = insn.code == LD_IMM64 && (insn.src == MAP_FD || insn.src == MAP_VALUE);
+        let imm = if first || in_map_reference { 0 } else { insn.imm };
+        hash.update(RawInsn { imm, ..*insn }.to_bytes());
+        in_map_reference = first;
+    }
+    let digest = hash.finalize();
+    let mut tag = [0; 8];
+    tag.copy_from_slice(&digest[..8]);
+    tag
+}

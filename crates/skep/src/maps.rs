@@ -1,0 +1,132 @@
+//! An object's maps, created and filled.
+//!
+//! Owns what libbpf does at creation: sizes that the kernel wants rounded, images of data sections, frozen constants.
+//! Invariant: either every map of the object exists and is filled, or none does. Kernel counterpart:
+//! `bpf_object__create_maps`, tools/lib/bpf/libbpf.c, 6.18.
+
+use std::sync::Arc;
+
+use skep_abi::{Errno, MapType, map_flags, update_flags};
+use skep_object::{MapKind, MapSpec, SlotTarget};
+use skep_runtime::map::{self, FieldKind, Map, MapBtf, Record, SpecialField};
+use skep_sync::CpuSet;
+use skep_verifier::RecordField;
+
+use crate::object::Object;
+use crate::verify::Shapes;
+
+/// The page size that ring buffers are rounded to, whatever the machine's is.
+const PAGE: u32 = 4096;
+
+/// A map that cannot be created or filled.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("map '{map}': cannot {what}: {errno}")]
+pub struct MapError {
+    /// The map.
+    pub map: String,
+    /// What was tried.
+    pub what: &'static str,
+    /// Why not.
+    pub errno: Errno,
+}
+
+/// Creates every map, parallel to [`Object::maps`]. A map that exists already (`reused`) is taken as it is.
+pub(crate) fn create(
+    object: &Object,
+    shapes: &Shapes,
+    cpus: &CpuSet,
+    reused: &dyn Fn(&str) -> Option<Map>,
+) -> Result<Vec<Map>, MapError> {
+    let mut maps = Vec::with_capacity(object.maps().len());
+    for (spec, record) in object.maps().iter().zip(shapes.records()) {
+        maps.push(match reused(&spec.name) {
+            Some(map) => map,
+            None => create_one(object, spec, record, cpus)?,
+        });
+    }
+    for (spec, map) in object.maps().iter().zip(&maps) {
+        if reused(&spec.name).is_some() {
+            continue;
+        }
+        for slot in &spec.initial_slots {
+            if let SlotTarget::Map(inner) = slot.target {
+                let value = map::Slot::Map(maps[inner].clone());
+                map.update_slot(&slot.slot.to_ne_bytes(), value, update_flags::BPF_ANY).map_err(|errno| MapError {
+                    map: spec.name.clone(),
+                    what: "hold its inner map",
+                    errno,
+                })?;
+            }
+        }
+    }
+    Ok(maps)
+}
+
+fn create_one(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &CpuSet) -> Result<Map, MapError> {
+    let failed = |what, errno| MapError { map: spec.name.clone(), what, errno };
+    let wanted = runtime_spec(object, spec, record, cpus).map_err(|errno| failed("be created", errno))?;
+    let map = Map::create(&wanted, cpus).map_err(|errno| failed("be created", errno))?;
+    if let Some(image) = spec.initial_value() {
+        let flags = if spec.kind == MapKind::PerCpu { update_flags::BPF_F_ALL_CPUS } else { update_flags::BPF_ANY };
+        map.update(&[0; 4], &image, flags).map_err(|errno| failed("be filled", errno))?;
+        if spec.kind.is_read_only() {
+            map.freeze().map_err(|errno| failed("be frozen", errno))?;
+        }
+    }
+    Ok(map)
+}
+
+fn runtime_spec(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &CpuSet) -> Result<map::MapSpec, Errno> {
+    let map_type = MapType::from_u32(spec.map_type).ok_or(Errno::EINVAL)?;
+    let inner = match &spec.inner {
+        Some(inner) => Some(Map::create(&runtime_spec(object, inner, &[], cpus)?, cpus)?),
+        None => None,
+    };
+    let read_only = if spec.kind.is_read_only() { map_flags::BPF_F_RDONLY_PROG } else { 0 };
+    let types = spec.value_type.zip(object.spec().btf.as_ref());
+    Ok(map::MapSpec {
+        name: spec.kernel_name.clone(),
+        map_type: Some(map_type),
+        key_size: spec.key_size,
+        value_size: spec.value_size,
+        max_entries: entries(map_type, spec.max_entries, cpus)?,
+        flags: spec.map_flags | read_only,
+        map_extra: spec.map_extra,
+        inner,
+        record: Record::new(record.iter().filter_map(special).collect(), spec.value_size)?,
+        btf: types.map(|(value, btf)| MapBtf {
+            btf: Arc::clone(btf),
+            key_type: spec.key_type.map_or(0, |id| id.0),
+            value_type: value.0,
+        }),
+    })
+}
+
+/// As libbpf adjusts it: ring buffers to a power of two of whole pages, perf arrays without a size to one per CPU.
+fn entries(map_type: MapType, entries: u32, cpus: &CpuSet) -> Result<u32, Errno> {
+    match map_type {
+        MapType::Ringbuf | MapType::UserRingbuf if entries > 0 => {
+            entries.max(PAGE).checked_next_power_of_two().ok_or(Errno::E2BIG)
+        }
+        MapType::PerfEventArray if entries == 0 => u32::try_from(cpus.n_possible()).map_err(|_| Errno::E2BIG),
+        _ => Ok(entries),
+    }
+}
+
+fn special(field: &RecordField) -> Option<SpecialField> {
+    use skep_verifier::FieldKind as Kind;
+    let kind = match field.kind {
+        Kind::SpinLock => FieldKind::SpinLock,
+        Kind::ResSpinLock => FieldKind::ResSpinLock,
+        Kind::Timer => FieldKind::Timer,
+        Kind::Workqueue => FieldKind::Workqueue,
+        Kind::KptrUnref | Kind::KptrRef | Kind::KptrPercpu | Kind::Uptr => FieldKind::Kptr,
+        Kind::ListHead => FieldKind::ListHead,
+        Kind::ListNode => FieldKind::ListNode,
+        Kind::RbRoot => FieldKind::RbRoot,
+        Kind::RbNode => FieldKind::RbNode,
+        Kind::Refcount => FieldKind::Refcount,
+        Kind::TaskWork => return None,
+    };
+    Some(SpecialField { kind, offset: field.offset, size: field.size })
+}

@@ -1,0 +1,210 @@
+//! From an object's program to the verifier's input, and the verdict with its log.
+//!
+//! Owns the translation of what the object says into what is verified: map shapes, frozen contents, types. Invariant: the
+//! input depends on the object alone, so a verdict without loading is the verdict of loading. Kernel counterpart:
+//! `bpf_object_load_prog`, tools/lib/bpf/libbpf.c, 6.18.
+
+use std::borrow::Cow;
+
+use skep_abi::ctx::CtxLayout;
+use skep_abi::{AttachType, MapType, ProgType};
+use skep_verifier::{
+    KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Rejection, Stats, Verified,
+};
+
+use skep_btf::CoreTarget;
+
+use crate::object::Object;
+
+/// `BPF_F_RDONLY_PROG`.
+const RDONLY_PROG: u32 = 1 << 7;
+
+/// Why a program cannot even be handed to the verifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// The section's name says no program type.
+    #[error("program '{program}': section '{section}' names no program type")]
+    UnknownSection {
+        /// The program.
+        program: String,
+        /// Its section.
+        section: String,
+    },
+    /// A map has a type that this engine does not know.
+    #[error("map '{map}': type {number} is unknown")]
+    UnknownMapType {
+        /// The map.
+        map: String,
+        /// Its type's number.
+        number: u32,
+    },
+    /// A map's value has special fields that no kernel takes.
+    #[error("map '{map}'")]
+    Record {
+        /// The map.
+        map: String,
+        /// What is wrong with its fields.
+        source: skep_verifier::RecordError,
+    },
+}
+
+/// A verdict with everything that is known about it.
+#[derive(Debug)]
+pub struct VerifyReport {
+    /// The program's name.
+    pub program: String,
+    /// Its section.
+    pub section: String,
+    /// Accepted, or why not.
+    pub verdict: Result<Verified, Rejection>,
+    /// The verifier's log at the level asked for.
+    pub log: String,
+}
+
+impl VerifyReport {
+    /// The verifier's work, accepted or not.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        match &self.verdict {
+            Ok(verified) => verified.stats(),
+            Err(rejection) => rejection.stats,
+        }
+    }
+}
+
+/// What the verifier needs of an object's maps; made once for all programs of the object.
+#[derive(Debug)]
+pub struct Shapes {
+    records: Vec<Vec<RecordField>>,
+    types: Vec<MapType>,
+}
+
+impl Shapes {
+    /// The special fields of each map's values, parallel to [`Object::maps`].
+    pub(crate) fn records(&self) -> &[Vec<RecordField>] {
+        &self.records
+    }
+}
+
+impl Object {
+    /// The shapes of the object's maps.
+    ///
+    /// # Errors
+    /// A map's type or its value's fields are unknown.
+    pub fn shapes(&self) -> Result<Shapes, SpecError> {
+        let mut records = Vec::new();
+        let mut types = Vec::new();
+        for map in self.maps() {
+            let number = map.map_type;
+            let unknown = || SpecError::UnknownMapType { map: map.name.clone(), number };
+            types.push(MapType::from_u32(number).ok_or_else(unknown)?);
+            let record = match (self.btf(), map.value_type) {
+                (Some(btf), Some(id)) => skep_verifier::value_record(btf, id)
+                    .map_err(|source| SpecError::Record { map: map.name.clone(), source })?,
+                _ => Vec::new(),
+            };
+            records.push(record);
+        }
+        Ok(Shapes { records, types })
+    }
+
+    /// Verifies one program, by its place in [`Object::programs`], without loading anything.
+    ///
+    /// # Errors
+    /// The program cannot be handed to the verifier. A rejection is no error but a verdict.
+    pub fn verify(&self, program: usize, shapes: &Shapes, options: &Options) -> Result<VerifyReport, SpecError> {
+        let maps = self.map_shapes(shapes);
+        self.with_program_spec(program, &maps, None, |spec| {
+            let mut log = Log::new();
+            let verdict = skep_verifier::verify(spec, options, &mut log);
+            VerifyReport {
+                program: spec.name.to_owned(),
+                section: self.programs().get(program).map(|p| p.section.clone()).unwrap_or_default(),
+                verdict,
+                log: log.into_text(),
+            }
+        })
+    }
+
+    /// The verifier's view of all maps, parallel to [`Object::maps`].
+    pub(crate) fn map_shapes<'a>(&'a self, shapes: &'a Shapes) -> Vec<MapShape<'a>> {
+        let shape = |map: &'a skep_object::MapSpec, map_type, record: &'a [RecordField]| {
+            let read_only = map.kind.is_read_only();
+            MapShape {
+                name: Cow::Borrowed(map.kernel_name.as_str()),
+                map_type,
+                key_size: map.key_size,
+                value_size: map.value_size,
+                max_entries: map.max_entries,
+                flags: map.map_flags | if read_only { RDONLY_PROG } else { 0 },
+                frozen: read_only,
+                contents: if read_only { map.initial_value() } else { None },
+                record: Cow::Borrowed(record),
+                btf_value_type_id: map.value_type.map_or(0, |id| id.0),
+                inner: None,
+                id: 0,
+            }
+        };
+        self.maps()
+            .iter()
+            .zip(shapes.types.iter().zip(&shapes.records))
+            .map(|(map, (map_type, record))| MapShape {
+                inner: map.inner.as_deref().and_then(|inner| {
+                    let map_type = MapType::from_u32(inner.map_type)?;
+                    Some(Box::new(shape(inner, map_type, &[])))
+                }),
+                ..shape(map, *map_type, record)
+            })
+            .collect()
+    }
+
+    /// Calls `f` with the verifier's view of a program.
+    pub(crate) fn with_program_spec<R>(
+        &self,
+        program: usize,
+        maps: &[MapShape<'_>],
+        context: Option<&CtxLayout>,
+        f: impl FnOnce(&ProgramSpec<'_>) -> R,
+    ) -> Result<R, SpecError> {
+        let relocated;
+        let program = match (&self.programs()[program], self.btf()) {
+            (program, Some(btf)) if !program.core_relos.is_empty() => {
+                let mut copy = program.clone();
+                let target = self.target_btf();
+                let target = target.map_or_else(|| CoreTarget::identity(btf), CoreTarget::new);
+                // What has no answer is poisoned: an error only where the program reaches it.
+                let _ = copy.apply_core(btf, &target);
+                relocated = copy;
+                &relocated
+            }
+            (program, _) => program,
+        };
+        // An embedder's programs have the helpers of programs without a context of the kernel's.
+        let (prog_type, attach_type, flags) = match (&program.sec, context) {
+            (Some(sec), _) => (sec.prog_type, sec.attach_type, sec.prog_flags),
+            (None, Some(_)) => (ProgType::RawTracepoint, AttachType::default(), 0),
+            (None, None) => {
+                let (program, section) = (program.name.clone(), program.section.clone());
+                return Err(SpecError::UnknownSection { program, section });
+            }
+        };
+        let kfuncs: Vec<KfuncRef<'_>> =
+            program.kfuncs.iter().map(|k| KfuncRef { name: Cow::Borrowed(k.name.as_str()) }).collect();
+        Ok(f(&ProgramSpec {
+            name: &program.name,
+            prog_type,
+            attach_type,
+            flags: ProgFlags(flags),
+            insns: &program.insns,
+            maps,
+            kfuncs: &kfuncs,
+            btf: self.btf(),
+            func_info: &program.func_info,
+            line_info: &program.line_info,
+            gpl_compatible: self.is_gpl_compatible(),
+            ctx: context,
+            helpers: None,
+        }))
+    }
+}
