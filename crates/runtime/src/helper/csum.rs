@@ -54,19 +54,17 @@ fn partial(bytes: &[u8], seed: u32) -> u32 {
 
 unsafe fn csum_diff(run: Run, [from, from_size, to, to_size, seed]: [u64; 5]) -> u64 {
     let (from_size, to_size, seed) = (low(from_size), low(to_size), low(seed));
-    if (from_size | to_size) & 3 != 0 {
-        return Errno::EINVAL.as_return();
-    }
     // SAFETY: r1 is readable for r2 bytes (prototype).
     let from = unsafe { bytes(&run, from, u64::from(from_size)) };
     // SAFETY: r3 is readable for r4 bytes (prototype).
     let to = unsafe { bytes(&run, to, u64::from(to_size)) };
-    match (from.is_empty(), to.is_empty()) {
-        (false, false) => u64::from(fold(add(partial(to, seed), !partial(from, 0)))),
-        (true, false) => u64::from(fold(partial(to, seed))),
-        (false, true) => u64::from(fold(!partial(from, !seed))),
-        (true, true) => u64::from(seed),
-    }
+    let sum = match (from.is_empty(), to.is_empty()) {
+        (false, false) => add(partial(to, seed), !partial(from, 0)),
+        (true, false) => partial(to, seed),
+        (false, true) => !partial(from, !seed),
+        (true, true) => seed,
+    };
+    u64::from(fold(sum))
 }
 
 /// Replaces the checksum at `offset` of the packet by `new(old)`.
