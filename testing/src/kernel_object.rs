@@ -118,7 +118,8 @@ impl<'a> KernelObject<'a> {
             line_info: (if has_btf { &line_info } else { &[] }, 16),
             ..ProgLoad::new(sec.prog_type, &insns)
         };
-        load.load().map_err(|failure: LoadFailure| KernelError::Rejected {
+        let result = if log_level == 0 { load.load_briefly() } else { load.load() };
+        result.map_err(|failure: LoadFailure| KernelError::Rejected {
             program: program.name.clone(),
             errno: failure.errno,
             message: failure.message().to_owned(),

@@ -4,6 +4,7 @@ pub mod generate;
 pub mod kernel;
 pub mod kernel_object;
 pub mod mutate;
+pub mod object_verdict;
 pub mod probe;
 pub mod random;
 pub mod vectors;

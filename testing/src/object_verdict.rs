@@ -1,0 +1,126 @@
+//! Verdicts on the programs of an object, ours and the kernel's, on the same instructions.
+//!
+//! Invariant: both sides get what [`ObjectSpec`] says and nothing else, so a difference is one of the verifiers. Kernel
+//! counterpart: `bpf_object_load_prog`, tools/lib/bpf/libbpf.c, 6.18.
+
+use std::borrow::Cow;
+
+use skep_abi::MapType;
+use skep_btf::{Kind, TypeData};
+use skep_object::{MapSpec, ObjectSpec};
+use skep_verifier::{
+    KfuncRef, Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField, Stats, value_record, verify,
+};
+
+use crate::kernel_object::{KernelError, KernelObject};
+use crate::verdict::{Verdict, last_message};
+
+/// `BPF_F_RDONLY_PROG`.
+const RDONLY_PROG: u32 = 1 << 7;
+
+/// What our verifier says of one program, with its log of this level and the work done; or why it cannot be asked.
+///
+/// # Errors
+/// The section names no program type, or a map has a type or fields that are unknown.
+pub fn our_verdict(object: &ObjectSpec, program: usize, log_level: u32) -> Result<(Verdict, String, Stats), String> {
+    let records = object.maps.iter().map(|map| record(object, map)).collect::<Result<Vec<_>, _>>()?;
+    let maps = object.maps.iter().zip(&records).map(|(map, record)| shape(map, record));
+    let maps = maps.collect::<Result<Vec<_>, _>>()?;
+    let program = &object.programs[program];
+    let sec = program.sec.as_ref().ok_or("the section names no program type")?;
+    let kfuncs: Vec<KfuncRef<'_>> =
+        program.kfuncs.iter().map(|kfunc| KfuncRef { name: Cow::Borrowed(kfunc.name.as_str()) }).collect();
+    let spec = ProgramSpec {
+        name: &program.name,
+        prog_type: sec.prog_type,
+        attach_type: sec.attach_type,
+        flags: ProgFlags(sec.prog_flags),
+        insns: &program.insns,
+        maps: &maps,
+        kfuncs: &kfuncs,
+        btf: object.btf.as_deref(),
+        func_info: &program.func_info,
+        line_info: &program.line_info,
+        gpl_compatible: is_gpl_compatible(&object.license),
+        ctx: None,
+        helpers: None,
+    };
+    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
+    let mut log = Log::new();
+    Ok(match verify(&spec, &options, &mut log) {
+        Ok(verified) => (Verdict::Accepted, log.into_text(), verified.stats()),
+        Err(rejection) => {
+            let verdict = Verdict::Rejected { errno: rejection.errno, message: rejection.message };
+            (verdict, log.into_text(), rejection.stats)
+        }
+    })
+}
+
+/// What the kernel says of one program; or why it cannot be asked.
+///
+/// # Errors
+/// The program needs more than the oracle gives: kernel symbols, an attach target.
+pub fn kernel_verdict(object: &KernelObject<'_>, program: usize, log_level: u32) -> Result<(Verdict, String), String> {
+    match object.load(program, log_level) {
+        Ok(loaded) => Ok((Verdict::Accepted, loaded.log)),
+        Err(KernelError::Rejected { errno, log, .. }) => {
+            Ok((Verdict::Rejected { errno, message: last_message(&log).to_owned() }, log))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Takes over the load flags that the kernel's own tests write as declaration tags of their programs
+/// (`comment:test_prog_flags=BPF_F_ANY_ALIGNMENT`).
+pub fn apply_test_flags(object: &mut ObjectSpec) {
+    let Some(btf) = object.btf.clone() else { return };
+    for program in &mut object.programs {
+        let Some(sec) = &mut program.sec else { continue };
+        let Some(func) = btf.find(&program.name, Kind::Func) else { continue };
+        let tags = btf.types().filter_map(|(id, ty)| match ty.data {
+            TypeData::DeclTag { ty, component: -1, .. } if ty == func => Some(btf.name(id)),
+            _ => None,
+        });
+        for flag in tags.filter_map(|tag| tag.strip_prefix("comment:test_prog_flags=")) {
+            sec.prog_flags |= match flag {
+                "BPF_F_STRICT_ALIGNMENT" => ProgFlags::STRICT_ALIGNMENT,
+                "BPF_F_ANY_ALIGNMENT" => ProgFlags::ANY_ALIGNMENT,
+                "BPF_F_TEST_STATE_FREQ" => ProgFlags::TEST_STATE_FREQ,
+                "BPF_F_SLEEPABLE" => ProgFlags::SLEEPABLE,
+                "BPF_F_XDP_HAS_FRAGS" => ProgFlags::XDP_HAS_FRAGS,
+                "BPF_F_TEST_REG_INVARIANTS" => ProgFlags::TEST_REG_INVARIANTS,
+                number => number.parse().unwrap_or(0),
+            };
+        }
+    }
+}
+
+fn is_gpl_compatible(license: &str) -> bool {
+    ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"].contains(&license)
+}
+
+fn record(object: &ObjectSpec, map: &MapSpec) -> Result<Vec<RecordField>, String> {
+    match (object.btf.as_deref(), map.value_type) {
+        (Some(btf), Some(id)) => value_record(btf, id).map_err(|error| format!("map '{}': {error}", map.name)),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn shape<'a>(map: &'a MapSpec, record: &'a [RecordField]) -> Result<MapShape<'a>, String> {
+    let unknown = || format!("map '{}' has the unknown type {}", map.name, map.map_type);
+    let read_only = map.kind.is_read_only();
+    Ok(MapShape {
+        name: Cow::Borrowed(map.kernel_name.as_str()),
+        map_type: MapType::from_u32(map.map_type).ok_or_else(unknown)?,
+        key_size: map.key_size,
+        value_size: map.value_size,
+        max_entries: map.max_entries,
+        flags: map.map_flags | if read_only { RDONLY_PROG } else { 0 },
+        frozen: read_only,
+        contents: if read_only { map.initial_value() } else { None },
+        record: Cow::Borrowed(record),
+        btf_value_type_id: map.value_type.map_or(0, |id| id.0),
+        inner: map.inner.as_deref().map(|inner| shape(inner, &[]).map(Box::new)).transpose()?,
+        id: 0,
+    })
+}
