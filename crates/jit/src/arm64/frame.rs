@@ -61,7 +61,7 @@ impl Frame {
             frame.save(LR);
         }
         if sub.used.has(Reg::R10) {
-            frame.depth = i32::try_from(sub.stack_depth.next_multiple_of(8)).ok()?;
+            frame.depth = i32::try_from(sub.locals()?).ok()?;
         }
         let saved = i32::try_from(frame.saved_len).ok()? * 8;
         frame.size = frame.depth.checked_add(saved + 15)? & !15;

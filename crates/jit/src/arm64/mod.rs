@@ -101,7 +101,7 @@ impl<'a> Lower<'a> {
         let mut asm = Asm::new(flow.ops.len(), far);
         let slots = asm.new_labels(flow.ops.len());
         let entries = asm.new_labels(flow.subs.len());
-        let frame = Frame::plan(flow, 0).ok_or(JitError::Internal("no subprogram"))?;
+        let frame = Frame::plan(flow, 0).ok_or(JitError::Internal("the program has no frame"))?;
         Ok(Self {
             asm,
             flow,

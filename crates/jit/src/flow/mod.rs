@@ -128,7 +128,15 @@ impl Flow {
     }
 }
 
+/// Most stack that a frame is planned for; eBPF has 512 bytes per subprogram.
+const MAX_STACK: u32 = 1 << 15;
+
 impl SubFlow {
+    /// Bytes of stack below r10, in whole words.
+    pub(crate) fn locals(&self) -> Option<u32> {
+        self.stack_depth.checked_next_multiple_of(8).filter(|&depth| depth <= MAX_STACK)
+    }
+
     fn new(sub: &Subprog) -> Self {
         Self {
             start: sub.start as usize,

@@ -51,7 +51,7 @@ impl Frame {
                 }
             }
         }
-        let depth = if sub.used.has(Reg::R10) { sub.stack_depth.next_multiple_of(8) } else { 0 };
+        let depth = if sub.used.has(Reg::R10) { sub.locals()? } else { 0 };
         if sub.has_calls || depth > RED_ZONE {
             let pushed = 8 + 8 * u32::try_from(frame.saved_len).ok()?;
             let total = if sub.has_calls { (pushed + depth).next_multiple_of(16) } else { pushed + depth };

@@ -105,7 +105,8 @@ impl<'a> Lower<'a> {
         let mut asm = Asm::with_capacity(flow.ops.len());
         let slots = asm.new_labels(flow.ops.len());
         let entries = asm.new_labels(flow.subs.len());
-        let frame = Frame::plan(flow, 0, options.features.bmi2).ok_or(JitError::Internal("no subprogram"))?;
+        let frame =
+            Frame::plan(flow, 0, options.features.bmi2).ok_or(JitError::Internal("the program has no frame"))?;
         let tail_entry = asm.here();
         Ok(Self {
             asm,
