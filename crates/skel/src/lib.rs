@@ -7,8 +7,10 @@
 mod c;
 mod error;
 mod names;
+mod rust;
 mod section;
 
 pub use c::{COptions, c_skeleton};
 pub use error::{Error, Result};
 pub use names::object_ident;
+pub use rust::rust_skeleton;

@@ -8,6 +8,8 @@ mod decl;
 mod layout;
 mod order;
 mod raw;
+mod rust;
 
 pub use c::{CDump, Style, c_dump, c_ident, is_c_keyword};
 pub use raw::raw_dump;
+pub use rust::{RUST_PRELUDE, RustDump, rust_ident};
