@@ -394,8 +394,7 @@ fn skb_of(packet: &[u8], prog_type: ProgType) -> Result<SkBuff, Errno> {
         0x86dd => ETH_HLEN + 40,
         _ => ETH_HLEN,
     };
-    // A packet of only an Ethernet header is let through.
-    if packet.len() > ETH_HLEN && packet.len() < shortest {
+    if packet.len() < shortest {
         return Err(Errno::EINVAL);
     }
     if !crate::ctx::has_mac_header(prog_type) {

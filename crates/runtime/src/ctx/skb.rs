@@ -222,9 +222,8 @@ impl SkBuff {
         }
         let destination = packet.get(..6).unwrap_or(&[0; 6]);
         self.words.pkt_type = match destination {
-            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff] => 1,
+            // As on the loopback device, whose address and broadcast address are all zeros.
             [first, ..] if first & 1 != 0 => 2,
-            // The loopback device's address is all zeros.
             [0, 0, 0, 0, 0, 0] => 0,
             _ => 3,
         };

@@ -10,7 +10,7 @@ use crate::ctx::PacketRef;
 use crate::frame::Run;
 
 /// Sizes take 24 bits (`DYNPTR_MAX_SIZE`).
-const MAX_SIZE: u32 = (1 << 24) - 1;
+pub(super) const MAX_SIZE: u32 = (1 << 24) - 1;
 /// Set in `size` when the memory may not be written.
 const READ_ONLY: u32 = 1 << 31;
 /// Where the kind is kept in `size`.

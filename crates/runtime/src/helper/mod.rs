@@ -11,8 +11,10 @@ mod fib;
 mod format;
 mod iterate;
 mod map;
+mod output;
 mod probe;
 mod redirect;
+mod ringbuf;
 mod skb;
 mod skb_room;
 mod spin;
@@ -67,6 +69,8 @@ pub fn table() -> &'static [(u32, HelperFn)] {
             skb_room::table(),
             xdp::table(),
             redirect::table(),
+            output::table(),
+            ringbuf::table(),
             iterate::table(),
             string::table(),
             probe::table(),

@@ -185,7 +185,7 @@ unsafe fn set_tstamp(run: Run, [_, tstamp, kind, ..]: [u64; 5]) -> u64 {
         if ![u32::from(IP), u32::from(IPV6)].contains(&skb.words.protocol) {
             return Errno::ENOTSUP.as_return();
         }
-        if low(kind) > 2 || (low(kind) == 0) != (tstamp == 0) {
+        if low(kind) > 2 || (low(kind) != 0 && tstamp == 0) {
             return Errno::EINVAL.as_return();
         }
         skb.words.tstamp = tstamp;

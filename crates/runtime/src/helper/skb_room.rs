@@ -156,12 +156,11 @@ unsafe fn adjust_room(run: Run, [_, difference, mode, flags, _]: [u64; 5]) -> u6
 
 /// Encapsulation must name one outer network header, one tunnel header, and leave room for the inner link header.
 fn check_encapsulation(flags: u64, len: usize) -> Result<(), Errno> {
-    if flags & room::ENCAP == 0 {
+    if flags & room::ENCAP_L3 == 0 {
         return Ok(());
     }
     let l2 = (flags >> 56) as usize;
-    let one_l3 = matches!(flags & room::ENCAP_L3, 2 | 4);
-    if !one_l3 || flags & room::ENCAP_L4 == room::ENCAP_L4 {
+    if flags & room::ENCAP_L3 == room::ENCAP_L3 || flags & room::ENCAP_L4 == room::ENCAP_L4 {
         return Err(Errno::EINVAL);
     }
     if flags & room::ENCAP_L2_ETH != 0 && l2 < 14 || l2 > len {
