@@ -1,6 +1,8 @@
 //! The same random operations on a map of the running kernel and on ours: same results, same errnos, same order of
 //! keys where the kernel has one that does not depend on a secret. Skipped, and counted, where bpf(2) is not allowed.
 
+#![expect(clippy::unwrap_used, clippy::too_many_lines, reason = "a test's helpers and tables")]
+
 use std::collections::BTreeSet;
 
 use skep_abi::map_flags::{
@@ -414,15 +416,11 @@ fn batches() {
                     };
                     let theirs = theirs.lookup_batch(None, count, delete);
                     match (ours, theirs) {
+                        (Ok(_), Ok(_)) if !order => {}
                         (Ok(ours), Ok(theirs)) => {
-                            if order {
-                                assert_eq!(
-                                    (ours.count, ours.keys, ours.values),
-                                    (theirs.count, theirs.keys, theirs.values),
-                                    "{what}"
-                                );
-                                assert_eq!(ours.end, theirs.end.is_some(), "{what} {count}");
-                            }
+                            let found = (theirs.count, theirs.keys, theirs.values);
+                            assert_eq!((ours.count, ours.keys, ours.values), found, "{what}");
+                            assert_eq!(ours.end, theirs.end.is_some(), "{what} {count}");
                         }
                         (ours, theirs) if order => {
                             assert_eq!(ours.map(drop), theirs.map(drop), "{what} {count} {delete}")
@@ -492,7 +490,12 @@ fn creation() {
         1 << 31,
     ];
     let mut cases = 0;
+    let mut differences = Vec::new();
     let mut compare = |spec: &MapSpec| {
+        // How many CPUs a kernel is built for is its configuration; ours is what distributions have.
+        if spec.map_type == Some(MapType::Cpumap) && (64..=8192).contains(&spec.max_entries) {
+            return;
+        }
         let theirs = kernel::MapCreate {
             flags: spec.flags,
             map_extra: spec.map_extra,
@@ -501,7 +504,11 @@ fn creation() {
         };
         let theirs = theirs.create();
         let ours = Map::create(spec, &cpus);
-        assert_eq!(ours.as_ref().map(drop).err(), theirs.as_ref().map(drop).err(), "{spec:?} extra {}", spec.map_extra);
+        let verdicts = (ours.as_ref().map(drop).err(), theirs.as_ref().map(drop).err());
+        if verdicts.0 != verdicts.1 {
+            differences
+                .push(format!("{spec:?} extra {}: ours {:?}, theirs {:?}", spec.map_extra, verdicts.0, verdicts.1));
+        }
         if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
             let (ours, theirs) = (ours.info().clone(), theirs.info().unwrap());
             assert_eq!((ours.max_entries, ours.flags), (theirs.max_entries, theirs.flags), "{spec:?}");
@@ -564,6 +571,7 @@ fn creation() {
             compare(&spec);
         }
     }
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
     assert!(cases > 3000, "{cases}");
 }
 

@@ -50,7 +50,9 @@ impl Array {
                 return Err(Errno::EINVAL);
             }
             // SAFETY: `slot` is a value of this map; `value` is readable (caller).
-            unsafe { self.layout.locked(slot, || self.layout.copy_in(slot, value)) };
+            let copy = || unsafe { self.layout.copy_in(slot, value) };
+            // SAFETY: `slot` is a value of this map.
+            unsafe { self.layout.locked(slot, copy) };
         } else {
             // SAFETY: `slot` is a value of this map; `value` is readable (caller).
             unsafe { self.layout.copy_in(slot, value) };

@@ -96,11 +96,13 @@ unsafe impl MapOps for BloomFilter {
 
 impl MapKind for BloomFilter {
     fn check(spec: &MapSpec) -> Result<(), Errno> {
+        if u64::from(spec.value_size) > KMALLOC_MAX {
+            return Err(Errno::E2BIG);
+        }
         if spec.key_size != 0 || spec.value_size == 0 || spec.max_entries == 0 || spec.map_extra > 15 {
             return Err(Errno::EINVAL);
         }
-        spec.check_flags(BPF_F_NUMA_NODE | BPF_F_ZERO_SEED | ACCESS_FLAGS)?;
-        if u64::from(spec.value_size) > KMALLOC_MAX { Err(Errno::E2BIG) } else { Ok(()) }
+        spec.check_flags(BPF_F_NUMA_NODE | BPF_F_ZERO_SEED | ACCESS_FLAGS)
     }
 
     fn create(spec: &MapSpec, _: &mut MapInfo, _: &CpuSet) -> Result<BloomFilter, Errno> {

@@ -18,7 +18,7 @@ use skep_sync::CpuSet;
 use super::ops::{Access, BatchSupport, MapKind, MapOps, Vcpu};
 use super::slab::{Node, Slab};
 use super::spec::{ACCESS_FLAGS, KMALLOC_MAX, MapInfo, MapSpec};
-use super::value::{ValueLayout, copy, load_tail, load4, load8};
+use super::value::{ValueLayout, copy, load_tail, load_word, load4};
 
 /// Bytes of a key before its data: the length of the prefix in bits.
 const PREFIX_BYTES: u32 = 4;
@@ -137,13 +137,7 @@ impl LpmTrie {
         while bits < limit {
             let left = self.data_size - at;
             // SAFETY: at least that many bytes of the key's data are left (caller).
-            let wanted = unsafe {
-                match left {
-                    8.. => load8(key.data.wrapping_add(at)),
-                    4 => u64::from(load4(key.data.wrapping_add(at))),
-                    _ => load_tail(key.data.wrapping_add(at), left),
-                }
-            };
+            let wanted = unsafe { load_word(key.data.wrapping_add(at), left) };
             // SAFETY: a node's data is padded to whole words.
             let have = unsafe { AtomicU64::from_ptr(node.wrapping_add(DATA + at).cast()) }.load(Ordering::Relaxed);
             let equal = (u64::from_be(have) ^ u64::from_be(wanted)).leading_zeros();
@@ -156,6 +150,17 @@ impl LpmTrie {
         bits.min(limit)
     }
 
+    /// Whether the node has the key's prefix, with a value or without.
+    ///
+    /// # Safety
+    /// `node` is a node of this trie; the key is readable.
+    unsafe fn is_at(&self, node: *mut u8, key: Key) -> bool {
+        // SAFETY: the caller's duty.
+        let prefix = unsafe { prefix_of(node) };
+        // SAFETY: as above.
+        prefix == key.prefix && unsafe { self.common(node, key) } == prefix
+    }
+
     /// The node with the longest prefix of the key.
     ///
     /// # Safety
@@ -166,6 +171,10 @@ impl LpmTrie {
         let key = unsafe { self.key(key) };
         if key.prefix > self.max_prefix {
             return None;
+        }
+        if self.data_size <= 8 {
+            // SAFETY: the caller's duty.
+            return unsafe { self.longest_short(key) };
         }
         let mut found = None;
         let mut node = self.root.load(Ordering::Acquire);
@@ -186,6 +195,40 @@ impl LpmTrie {
             }
             // SAFETY: `prefix` is below the number of bits, for no node is longer than `max_prefix`.
             let next = unsafe { bit(key.data, prefix) };
+            // SAFETY: as above.
+            node = unsafe { child(node, next) }.load(Ordering::Acquire);
+        }
+        found
+    }
+
+    /// [`LpmTrie::longest`] for data that fits a word: the key stays in a register.
+    ///
+    /// # Safety
+    /// The key is readable and its prefix is not too long; the caller is in a run or holds the lock.
+    #[inline]
+    unsafe fn longest_short(&self, key: Key) -> Option<*mut u8> {
+        // SAFETY: the data's size is readable (caller).
+        let wanted = u64::from_be(unsafe { load_word(key.data, self.data_size) });
+        let mut found = None;
+        let mut node = self.root.load(Ordering::Acquire);
+        while !node.is_null() {
+            // SAFETY: links lead to nodes of this trie, whose data is padded to whole words.
+            let have = unsafe { AtomicU64::from_ptr(node.wrapping_add(DATA).cast()) }.load(Ordering::Relaxed);
+            // SAFETY: a node of this trie.
+            let prefix = unsafe { prefix_of(node) };
+            let equal = (u64::from_be(have) ^ wanted).leading_zeros();
+            if prefix > key.prefix || equal < prefix {
+                break;
+            }
+            // SAFETY: as above.
+            if !unsafe { is_intermediate(node) } {
+                found = Some(node);
+            }
+            if prefix == self.max_prefix {
+                break;
+            }
+            // A prefix below the longest is below 64.
+            let next = usize::from(wanted << prefix >> 63 != 0);
             // SAFETY: as above.
             node = unsafe { child(node, next) }.load(Ordering::Acquire);
         }
@@ -285,10 +328,12 @@ impl LpmTrie {
         let path = unsafe { self.path(key) };
         let link = self.link(&path, key);
         let node = path.last().copied().unwrap_or(std::ptr::null_mut());
-        // SAFETY: a node of the path.
-        let there = |node: *mut u8| unsafe { (prefix_of(node), self.common(node, key), is_intermediate(node)) };
-        let (prefix, common, intermediate) = if node.is_null() { (0, 0, true) } else { there(node) };
-        let same = !node.is_null() && prefix == common && prefix == key.prefix;
+        // SAFETY: a node of the path, if it is one.
+        let common = if node.is_null() { 0 } else { unsafe { self.common(node, key) } };
+        // SAFETY: as above.
+        let same = !node.is_null() && unsafe { self.is_at(node, key) };
+        // SAFETY: as above.
+        let intermediate = same && unsafe { is_intermediate(node) };
         if same && !intermediate {
             if flags == BPF_NOEXIST {
                 return Err(Errno::EEXIST);
@@ -356,7 +401,7 @@ impl LpmTrie {
         let path = unsafe { self.path(key) };
         let node = path.last().copied().filter(|node| !node.is_null()).ok_or(Errno::ENOENT)?;
         // SAFETY: a node of the path.
-        let exact = unsafe { prefix_of(node) == key.prefix && self.common(node, key) == key.prefix };
+        let exact = unsafe { self.is_at(node, key) };
         // SAFETY: as above.
         if !exact || unsafe { is_intermediate(node) } {
             return Err(Errno::ENOENT);
@@ -420,10 +465,10 @@ impl LpmTrie {
         // SAFETY: the caller's duty.
         let path = unsafe { self.path(key) };
         let mut below = path.last().copied().filter(|node| !node.is_null());
-        // SAFETY: nodes of the path.
-        below = below.filter(|node| unsafe {
-            prefix_of(*node) == key.prefix && self.common(*node, key) == key.prefix && !is_intermediate(*node)
-        });
+        // SAFETY: a node of the path.
+        below = below.filter(|node| unsafe { self.is_at(*node, key) });
+        // SAFETY: as above.
+        below = below.filter(|node| !unsafe { is_intermediate(*node) });
         let Some(mut below) = below else { return LpmTrie::leftmost(root) };
         for &parent in path.iter().rev().skip(1) {
             // SAFETY: a node of the path.

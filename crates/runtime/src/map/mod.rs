@@ -39,3 +39,5 @@ pub use spec::{FieldKind, MapBtf, MapInfo, MapSpec, Record, SpecialField};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod type_tests;

@@ -34,7 +34,7 @@ pub type HelperFn = unsafe extern "sysv64" fn(u64, u64, u64, u64, u64, *mut u8) 
 
 /// What a program's map pointer points at: the part of fixed layout.
 #[repr(C)]
-pub struct Head {
+pub(super) struct Head {
     /// Array: element 0. Prog array: slot 0. Per-CPU array: the offset of element 0.
     data: u64,
     max_entries: u32,

@@ -115,6 +115,5 @@ impl Drop for PerCpuValues {
 
 /// The CPU that the flags name.
 fn cpu_of(flags: u64) -> Option<CpuId> {
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half of the flags")]
     (flags & BPF_F_CPU != 0).then_some(CpuId((flags >> 32) as u32))
 }

@@ -107,6 +107,22 @@ pub(crate) unsafe fn load_tail(key: *const u8, len: usize) -> u64 {
     u64::from_ne_bytes(word)
 }
 
+/// Up to eight of `len` bytes, the rest zero.
+///
+/// # Safety
+/// `key` is readable for `len` bytes.
+#[inline]
+pub(crate) unsafe fn load_word(key: *const u8, len: usize) -> u64 {
+    match len {
+        // SAFETY: the caller's duty, passed on.
+        8.. => unsafe { load8(key) },
+        // SAFETY: as above.
+        4 => u64::from(unsafe { load4(key) }),
+        // SAFETY: as above.
+        _ => unsafe { load_tail(key, len) },
+    }
+}
+
 /// How a map's values are laid out and copied.
 #[derive(Debug, Clone)]
 pub(crate) struct ValueLayout {
@@ -226,11 +242,11 @@ mod tests {
                 for len in 0..=24 {
                     let mut target = Buffer([0xee; 40]);
                     // SAFETY: 9 + 24 bytes are inside both buffers.
-                    unsafe { copy(target.0.as_mut_ptr().add(to), source.0.as_ptr().wrapping_add(from), len) };
+                    unsafe { copy(target.0.as_mut_ptr().wrapping_add(to), source.0.as_ptr().wrapping_add(from), len) };
                     assert_eq!(target.0[to..to + len], source.0[from..from + len]);
                     assert!(target.0[..to].iter().chain(&target.0[to + len..]).all(|&byte| byte == 0xee));
                     // SAFETY: as above.
-                    unsafe { zero(target.0.as_mut_ptr().add(to), len) };
+                    unsafe { zero(target.0.as_mut_ptr().wrapping_add(to), len) };
                     assert!(target.0[to..to + len].iter().all(|&byte| byte == 0));
                 }
             }

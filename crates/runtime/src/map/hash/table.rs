@@ -99,8 +99,9 @@ impl Table {
 
     #[inline]
     fn bucket(&self, index: u32) -> &Bucket {
+        let bucket = self.buckets.wrapping_add((index & self.mask) as usize);
         // SAFETY: the index is masked, the region has that many buckets, and zeroes are an empty, unlocked one.
-        unsafe { &*self.buckets.add((index & self.mask) as usize) }
+        unsafe { &*bucket }
     }
 
     /// The element with a program's key, without a lock.

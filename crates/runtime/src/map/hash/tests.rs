@@ -178,14 +178,15 @@ fn a_callback_may_delete() {
     let run = cpus.enter().unwrap();
     let ops = map.object().ops();
     let mut sum = 0;
-    // SAFETY: inside a run; the callback reads keys and values of their sizes.
-    let calls = unsafe {
-        ops.for_each(Vcpu::of(&run), &mut |key, value| {
-            sum += AtomicU64::from_ptr(value.cast()).load(Ordering::Relaxed);
-            ops.delete(key, Vcpu::of(&run)).unwrap();
-            false
-        })
+    let mut visit = |key: *mut u8, value: *mut u8| {
+        // SAFETY: a value of eight bytes.
+        sum += unsafe { AtomicU64::from_ptr(value.cast()) }.load(Ordering::Relaxed);
+        // SAFETY: inside a run, with a key of the map.
+        assert_eq!(unsafe { ops.delete(key, Vcpu::of(&run)) }, Ok(()));
+        false
     };
+    // SAFETY: inside a run.
+    let calls = unsafe { ops.for_each(Vcpu::of(&run), &mut visit) };
     assert_eq!((calls, sum), (Ok(512), 511 * 256));
     assert_eq!(map.keys().count(), 0);
     assert_eq!(map.update(&[0; 4], &[0; 8], 0), Ok(()));
