@@ -1,15 +1,14 @@
 //! Several ops as one host instruction.
 //!
-//! Owns the patterns that only this CPU has: bit tests, addresses of per-CPU variables. Invariant: a pattern never spans a
+//! Owns the patterns that only this CPU has: bit tests. Invariant: a pattern never spans a
 //! jump target, and a register that it leaves unwritten is dead. Kernel counterpart: none.
 
-use skep_abi::{AluOp, Imm64, Insn, JmpOp, Operand, Reg, Width};
+use skep_abi::{AluOp, Insn, JmpOp, Operand, Reg, Width};
 
-use super::asm::{Cond, Mem};
+use super::asm::Cond;
 use super::branch::Test;
 use super::{Lower, TMP};
 use crate::flow::Op;
-use crate::layout::MapAccess;
 
 impl Lower<'_> {
     /// The next op behind `at` that does something, unless a jump may arrive before or at it.
@@ -32,7 +31,6 @@ impl Lower<'_> {
             Op::Insn(Insn::Alu { width, op: AluOp::And, dst, src: Operand::Imm(imm) }) => {
                 self.fuse_test(at, width, dst, imm)
             }
-            Op::Insn(Insn::LdImm64 { dst, imm }) => self.fuse_percpu(at, dst, imm),
             _ => None,
         }
     }
@@ -52,19 +50,5 @@ impl Lower<'_> {
         self.emit_test(width == Width::W64, from, Operand::Imm(imm));
         let cond = if op == JmpOp::Eq { Cond::EQ } else { Cond::NE };
         Some(self.emit_branch(next, insn, Test::Flags(cond)))
-    }
-
-    /// The address of a per-CPU variable: one addition to the vCPU's base.
-    fn fuse_percpu(&mut self, at: usize, dst: Reg, imm: Imm64) -> Option<usize> {
-        let Imm64::MapValue { fd, .. } = imm else { return None };
-        let (next, Op::Insn(Insn::MovPercpu { dst: to, src })) = self.next_op(at)? else { return None };
-        if src != dst || (to != dst && self.live_after(next).has(dst)) {
-            return None;
-        }
-        let MapAccess::PerCpuArray { .. } = self.map(at, i64::from(fd)).ok()?.access else { return None };
-        let off = i32::try_from(self.imm64_value(at, imm).ok()?).ok()?;
-        let mem = Mem { base: self.frame.cpu, off };
-        self.emit_address(self.host(to), mem);
-        Some(next)
     }
 }

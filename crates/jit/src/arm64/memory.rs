@@ -86,6 +86,10 @@ impl Lower<'_> {
 
     pub(super) fn emit_store(&mut self, size: Size, base: Reg, off: i16, src: Operand) {
         let mem = self.mem(base, off);
+        self.emit_store_to(size, mem, src);
+    }
+
+    pub(super) fn emit_store_to(&mut self, size: Size, mem: Mem, src: Operand) {
         let from = match src {
             Operand::Imm(0) => ZR,
             src => self.operand(true, src, TMP2),

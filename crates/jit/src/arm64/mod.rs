@@ -179,6 +179,17 @@ impl<'a> Lower<'a> {
                 let (to, a, b) = (self.host(dst), self.host(a), self.host(b));
                 self.asm.op3(true, Op3::Add, to, a, b);
             }
+            Op::PercpuAddr { dst, off } => {
+                self.emit_address(self.host(dst), Mem { base: self.frame.cpu, off });
+            }
+            Op::LoadPercpu { size, sign_extend, dst, off } => {
+                let mem = Mem { base: self.frame.cpu, off };
+                self.emit_access(size, if sign_extend { 2 } else { 1 }, self.host(dst), mem);
+            }
+            Op::StorePercpu { size, src, off } => {
+                let mem = Mem { base: self.frame.cpu, off };
+                self.emit_store_to(size, mem, src);
+            }
             Op::LookupCall { map } => self.lower_lookup_call(at, map)?,
             Op::Lookup { map, key, .. } => return self.lower_lookup(at, map, key),
             Op::CpuId => {

@@ -126,6 +126,8 @@ pub(crate) fn effect(op: &Op) -> Effect {
         Op::LoadBe { dst, base, .. } | Op::AddImm { dst, base, .. } => Effect::pure(of(base), of(dst)),
         Op::LoadIndexed { dst, base, index, .. } => Effect::pure(of(base) | of(index), of(dst)),
         Op::Rotate { dst, src, .. } => Effect::pure(of(src), of(dst)),
+        Op::PercpuAddr { dst, .. } | Op::LoadPercpu { dst, .. } => Effect::pure(RegSet::EMPTY, of(dst)).with(CPU),
+        Op::StorePercpu { src, .. } => Effect::acting(operand(src), RegSet::EMPTY).with(CPU),
         Op::AddReg { dst, a, b } => Effect::pure(of(a) | of(b), of(dst)),
         Op::LookupCall { .. } => Effect::call(of(Reg::R1) | of(Reg::R2)),
         Op::Lookup { key, percpu, .. } => {

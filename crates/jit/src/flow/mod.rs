@@ -11,7 +11,7 @@ mod liveness;
 mod simplify;
 mod value;
 
-use skep_abi::{Insn, Reg, Size, Width};
+use skep_abi::{Insn, Operand, Reg, Size, Width};
 use skep_verifier::{Subprog, Xlated};
 
 use crate::error::JitError;
@@ -36,6 +36,12 @@ pub(crate) enum Op {
     AddImm { dst: Reg, base: Reg, imm: i32 },
     /// `dst = a + b`, 64 bits.
     AddReg { dst: Reg, a: Reg, b: Reg },
+    /// `dst` = address of a per-CPU value, `off` from the vCPU's base.
+    PercpuAddr { dst: Reg, off: i32 },
+    /// A load of a per-CPU value.
+    LoadPercpu { size: Size, sign_extend: bool, dst: Reg, off: i32 },
+    /// A store to a per-CPU value.
+    StorePercpu { size: Size, src: Operand, off: i32 },
     /// `r0` = what this map's own lookup function returns; arguments as for the helper.
     LookupCall { map: u32 },
     /// `r0` = address of a map's value, or 0; `percpu` values lie at the vCPU's base.

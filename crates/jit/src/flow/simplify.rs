@@ -4,16 +4,16 @@
 //! removed by [`super::liveness`] afterwards. Invariant: after each slot the registers that are live hold what the program
 //! says they hold (a pair that is rewritten together has no jump target between).
 
-use skep_abi::{AluOp, EndKind, Insn, Operand, Reg, Size, Width};
+use skep_abi::{AluOp, EndKind, Imm64, Insn, Operand, Reg, Size, Width};
 use skep_verifier::{MemKind, Xlated};
 
 use super::effect::effect;
 use super::value::{Bytes, Known, Value};
 use super::{Flow, Key, Op};
-use crate::layout::Layout;
+use crate::layout::{Layout, MapAccess};
 
 /// Simplifies all ops of `flow`.
-pub(super) fn simplify(flow: &mut Flow, xlated: &Xlated, _layout: &Layout) {
+pub(super) fn simplify(flow: &mut Flow, xlated: &Xlated, layout: &Layout) {
     let mut known = Known::new();
     for at in 0..flow.ops.len() {
         let Some(slot) = flow.slots.get_mut(at) else { break };
@@ -24,7 +24,7 @@ pub(super) fn simplify(flow: &mut Flow, xlated: &Xlated, _layout: &Layout) {
         let may_fault = xlated.facts.get(at).is_some_and(|facts| facts.mem == MemKind::Btf);
         let mut op = flow.op(at);
         let changed = substitute(&mut op, &known);
-        let new = rewrite(flow, at, &op, &mut known, may_fault);
+        let new = rewrite(flow, at, &op, (&mut known, layout), may_fault);
         // Most ops stay as they are; writing them back would cost as much as all of the above.
         if let Some(op) = new.or(changed.then_some(op))
             && let Some(place) = flow.ops.get_mut(at)
@@ -74,25 +74,36 @@ fn replace_address(base: &mut Reg, off: &mut i16, known: &Known) -> bool {
 }
 
 /// Records what one op leaves in registers, and returns a better one if there is.
-fn rewrite(flow: &mut Flow, at: usize, op: &Op, known: &mut Known, may_fault: bool) -> Option<Op> {
+fn rewrite(flow: &mut Flow, at: usize, op: &Op, (known, layout): (&mut Known, &Layout), may_fault: bool) -> Option<Op> {
     match *op {
         Op::Insn(Insn::Alu { width, op, dst, src }) => return alu(flow, at, width, op, dst, src, known),
         Op::Insn(Insn::Load { size, sign_extend, dst, base, off }) => {
             return load(size, sign_extend, dst, base, off, known, may_fault);
         }
         Op::Insn(Insn::End { kind, bits, dst }) => return end(kind, bits, dst, known),
+        Op::Insn(Insn::LdImm64 { dst, imm: Imm64::Const(value) }) => {
+            known.write(dst, Value::Unknown, significant(value));
+        }
         Op::Insn(Insn::LdImm64 { dst, imm }) => {
-            let bits = match imm {
-                skep_abi::Imm64::Const(value) => significant(value),
-                _ => 64,
+            known.write(dst, percpu_offset(imm, layout).map_or(Value::Unknown, Value::PercpuOff), 64);
+        }
+        Op::Insn(Insn::MovPercpu { dst, src }) => {
+            let Value::PercpuOff(off) = known.value(src) else {
+                known.write(dst, Value::Unknown, 64);
+                return None;
             };
-            known.write(dst, Value::Unknown, bits);
+            known.write(dst, Value::Percpu(off), 64);
+            return Some(Op::PercpuAddr { dst, off });
+        }
+        Op::Insn(Insn::Store { size, base, off, src }) => {
+            known.clobber_memory();
+            let off = percpu_address(base, off, known)?;
+            return Some(Op::StorePercpu { size, src, off });
         }
         Op::Insn(Insn::MovSx { width, dst, .. } | Insn::Neg { width, dst }) | Op::Rotate { width, dst, .. } => {
             known.write(dst, Value::Unknown, width_bits(width));
         }
         Op::Insn(Insn::Jcond { .. } | Insn::Ja { .. }) | Op::Nop => {}
-        Op::Insn(Insn::Store { .. }) => known.clobber_memory(),
         Op::Insn(Insn::Atomic { op: atomic, size, src, .. }) => {
             known.clobber_memory();
             forget_written(op, known);
@@ -107,6 +118,12 @@ fn rewrite(flow: &mut Flow, at: usize, op: &Op, known: &mut Known, may_fault: bo
             let off = i16::try_from(imm).ok().filter(|_| base.reg == Reg::R10)?;
             return Some(Op::Lookup { map, percpu, key: Key::Stack(off) });
         }
+        Op::Lookup { map, percpu: true, key: Key::Const(key) } => {
+            forget_written(op, known);
+            let off = percpu_element(map, key, layout)?;
+            known.write(Reg::R0, Value::Percpu(off), 64);
+            return Some(Op::PercpuAddr { dst: Reg::R0, off });
+        }
         _ => {
             if !effect(op).is_pure() {
                 known.clobber_memory();
@@ -115,6 +132,33 @@ fn rewrite(flow: &mut Flow, at: usize, op: &Op, known: &mut Known, may_fault: bo
         }
     }
     None
+}
+
+/// Offset in per-CPU memory of the value that an `ld_imm64` names.
+fn percpu_offset(imm: Imm64, layout: &Layout) -> Option<i32> {
+    let Imm64::MapValue { fd, off } = imm else { return None };
+    match layout.maps.get(usize::try_from(fd).ok()?)?.access {
+        MapAccess::PerCpuArray { off: first, .. } => i32::try_from(first.checked_add(u64::from(off))?).ok(),
+        _ => None,
+    }
+}
+
+/// Offset in per-CPU memory of an element, if there is one with that key.
+fn percpu_element(map: u32, key: u32, layout: &Layout) -> Option<i32> {
+    match layout.maps.get(map as usize)?.access {
+        MapAccess::PerCpuArray { off, stride, max_entries } if key < max_entries => {
+            i32::try_from(off.checked_add(u64::from(key) * u64::from(stride))?).ok()
+        }
+        _ => None,
+    }
+}
+
+/// Offset from the vCPU's base, where the address is known to be one.
+fn percpu_address(base: Reg, off: i16, known: &Known) -> Option<i32> {
+    match known.value(base) {
+        Value::Percpu(at) => at.checked_add(i32::from(off)),
+        _ => None,
+    }
 }
 
 fn forget_written(op: &Op, known: &mut Known) {
@@ -161,6 +205,7 @@ fn load(
     let bits = if sign_extend { 64 } else { 8 * size.bytes() };
     let op = match known.value(base) {
         Value::Sum2 { a, b } => Some(Op::LoadIndexed { size, sign_extend, dst, base: a.reg, index: b.reg, off }),
+        Value::Percpu(_) => percpu_address(base, off, known).map(|off| Op::LoadPercpu { size, sign_extend, dst, off }),
         _ => None,
     };
     let plain = !sign_extend && dst != base && !may_fault;
@@ -263,6 +308,12 @@ fn mov(width: Width, dst: Reg, src: Reg, known: &mut Known) -> Option<Op> {
 
 fn add_imm(op: AluOp, dst: Reg, imm: i32, known: &mut Known) -> Option<Op> {
     let delta = if op == AluOp::Add { Some(imm) } else { imm.checked_neg() };
+    if let (Value::Percpu(before), Some(delta)) = (known.value(dst), delta)
+        && let Some(off) = before.checked_add(delta)
+    {
+        known.write(dst, Value::Percpu(off), 64);
+        return Some(Op::PercpuAddr { dst, off });
+    }
     let (base, before) = known.sum(dst);
     match delta.and_then(|delta| before.checked_add(delta)) {
         Some(sum) if base.reg != dst => {

@@ -33,6 +33,10 @@ pub(super) enum Value {
         left: bool,
         by: u8,
     },
+    /// An offset in per-CPU memory, before the vCPU's base is added.
+    PercpuOff(i32),
+    /// The vCPU's base plus an offset.
+    Percpu(i32),
     /// Bytes of memory.
     Bytes(Bytes),
 }
@@ -111,7 +115,7 @@ impl Known {
     pub(super) fn value(&self, reg: Reg) -> Value {
         let value = self.values.get(reg.index()).copied().unwrap_or(Value::Unknown);
         let current = match value {
-            Value::Unknown => true,
+            Value::Unknown | Value::PercpuOff(_) | Value::Percpu(_) => true,
             Value::Sum { base: src, .. } | Value::Low32 { src } | Value::Shifted { src, .. } => self.is_current(src),
             Value::Sum2 { a, b } => self.is_current(a) && self.is_current(b),
             Value::Bytes(bytes) => self.is_current(bytes.base) && bytes.memory == self.memory,

@@ -369,9 +369,20 @@ impl Asm {
         self.op(OpSize::wide(wide), ONE, ((op as u8) << 3) | 3, dst.0, src);
     }
 
-    /// `op [mem], src` without lock: 32 or 64 bits.
-    pub(crate) fn arith_mem(&mut self, wide: bool, op: Arith, mem: Mem, src: HostReg) {
-        self.op(OpSize::wide(wide), ONE, ((op as u8) << 3) | 1, src.0, mem);
+    /// `op [mem], src` without lock.
+    pub(crate) fn arith_mem(&mut self, size: OpSize, op: Arith, mem: Mem, src: HostReg) {
+        let mut line = Line::new();
+        let code = ((op as u8) << 3) | u8::from(size != OpSize::B8);
+        legacy(&mut line, 0, size, ONE, code, src.0, Rm::Mem(mem), size == OpSize::B8 && needs_byte_rex(src));
+        self.put(&line);
+    }
+
+    /// `op [mem], imm` without lock; narrow sizes take the immediate's low bits.
+    pub(crate) fn arith_mem_imm(&mut self, size: OpSize, op: Arith, mem: Mem, imm: i32) {
+        match size {
+            OpSize::B32 | OpSize::B64 => self.arith_imm(size == OpSize::B64, op, mem, imm),
+            OpSize::B8 | OpSize::B16 => self.narrow_imm(size, op, mem, imm as u16),
+        }
     }
 
     /// `op rm, imm`.
@@ -395,15 +406,19 @@ impl Asm {
 
     /// `cmp byte [mem], imm` or `cmp word [mem], imm`: the immediate compares in that size.
     pub(crate) fn cmp_narrow(&mut self, size: OpSize, mem: Mem, imm: u16) {
+        self.narrow_imm(size, Arith::Cmp, mem, imm);
+    }
+
+    fn narrow_imm(&mut self, size: OpSize, op: Arith, mem: Mem, imm: u16) {
         let mut line = Line::new();
         if size == OpSize::B8 {
-            legacy(&mut line, 0, size, ONE, 0x80, 7, Rm::Mem(mem), false);
+            legacy(&mut line, 0, size, ONE, 0x80, op as u8, Rm::Mem(mem), false);
             line.byte(imm as u8);
         } else if let Ok(short) = i8::try_from(imm.cast_signed()) {
-            legacy(&mut line, 0, size, ONE, 0x83, 7, Rm::Mem(mem), false);
+            legacy(&mut line, 0, size, ONE, 0x83, op as u8, Rm::Mem(mem), false);
             line.byte(short as u8);
         } else {
-            legacy(&mut line, 0, size, ONE, 0x81, 7, Rm::Mem(mem), false);
+            legacy(&mut line, 0, size, ONE, 0x81, op as u8, Rm::Mem(mem), false);
             line.byte(imm as u8);
             line.byte((imm >> 8) as u8);
         }

@@ -3,14 +3,13 @@
 //! Owns the patterns that only this CPU has: memory operands of arithmetic and comparisons, three-operand forms, tests.
 //! Invariant: a pattern never spans a jump target, and a register that it leaves unwritten is dead. Kernel counterpart: none.
 
-use skep_abi::{AluOp, Imm64, Insn, JmpOp, Operand, Reg, Size, Width};
+use skep_abi::{AluOp, Insn, JmpOp, Operand, Reg, Size, Width};
 
 use super::asm::{Arith, Mem, OpSize, Shift};
 use super::branch::condition;
 use super::memory::op_size;
 use super::{Flags, Lower};
 use crate::flow::Op;
-use crate::layout::MapAccess;
 
 impl Lower<'_> {
     /// The next op behind `at` that does something, unless a jump may arrive before or at it.
@@ -32,7 +31,16 @@ impl Lower<'_> {
         match op {
             Op::Insn(Insn::Load { size, sign_extend: false, dst, base, off }) => {
                 let mem = self.mem(base, off);
+                if base != dst
+                    && let Some(last) = self.fuse_update(at, size, dst, mem)
+                {
+                    return Some(last);
+                }
                 self.fuse_load(at, size, dst, mem)
+            }
+            Op::LoadPercpu { size, sign_extend: false, dst, off } => {
+                let mem = Mem::new(self.frame.cpu, off);
+                self.fuse_update(at, size, dst, mem).or_else(|| self.fuse_load(at, size, dst, mem))
             }
             Op::LoadIndexed { size, sign_extend: false, dst, base, index, off } => {
                 let mem = Mem::indexed(self.host(base), self.host(index), 0, i32::from(off));
@@ -46,9 +54,40 @@ impl Lower<'_> {
             {
                 self.fuse_mov(at, width, dst, src)
             }
-            Op::Insn(Insn::LdImm64 { dst, imm }) => self.fuse_percpu(at, dst, imm),
             _ => None,
         }
+    }
+
+    /// `t = *mem; t += x; *mem = t`, where `t` is not used afterwards: one instruction on memory.
+    fn fuse_update(&mut self, at: usize, size: Size, t: Reg, mem: Mem) -> Option<usize> {
+        let (middle, Op::Insn(Insn::Alu { width, op, dst, src })) = self.next_op(at)? else { return None };
+        let (last, store) = self.next_op(middle)?;
+        let (store_size, stored, to) = match store {
+            Op::Insn(Insn::Store { size, base, off, src }) => (size, src, self.mem(base, off)),
+            Op::StorePercpu { size, src, off } => (size, src, Mem::new(self.frame.cpu, off)),
+            _ => return None,
+        };
+        let op = arith(op)?;
+        // Narrow results are the low bits of an operation of any width.
+        if (size == Size::Dw && width == Width::W32)
+            || dst != t
+            || stored != Operand::Reg(t)
+            || store_size != size
+            || to != mem
+            || matches!(src, Operand::Reg(src) if src == t || src == Reg::R10)
+            || self.live_after(last).has(t)
+        {
+            return None;
+        }
+        match src {
+            Operand::Imm(imm) => self.asm.arith_mem_imm(op_size(size), op, mem, imm),
+            Operand::Reg(src) => {
+                let from = self.host(src);
+                self.asm.arith_mem(op_size(size), op, mem, from);
+            }
+        }
+        self.flags = None;
+        Some(last)
     }
 
     /// A load whose only use is the next op.
@@ -83,21 +122,13 @@ impl Lower<'_> {
                     return None;
                 }
                 let (wide, to) = (width == Width::W64, self.host(dst));
-                let arith = match op {
-                    AluOp::Add => Arith::Add,
-                    AluOp::Sub => Arith::Sub,
-                    AluOp::Or => Arith::Or,
-                    AluOp::And => Arith::And,
-                    AluOp::Xor => Arith::Xor,
-                    AluOp::Mul => {
-                        self.asm.imul(wide, to, mem);
-                        self.flags = None;
-                        return Some(next);
-                    }
-                    _ => return None,
-                };
-                self.asm.arith(wide, arith, to, mem);
-                self.flags = Some(Flags { reg: to, wide });
+                if op == AluOp::Mul {
+                    self.asm.imul(wide, to, mem);
+                    self.flags = None;
+                } else {
+                    self.asm.arith(wide, arith(op)?, to, mem);
+                    self.flags = Some(Flags { reg: to, wide });
+                }
                 Some(next)
             }
             _ => None,
@@ -211,17 +242,16 @@ impl Lower<'_> {
         self.flags = None;
         Some(next)
     }
+}
 
-    /// The address of a per-CPU variable: one `lea` from the vCPU's base.
-    fn fuse_percpu(&mut self, at: usize, dst: Reg, imm: Imm64) -> Option<usize> {
-        let Imm64::MapValue { fd, .. } = imm else { return None };
-        let (next, Op::Insn(Insn::MovPercpu { dst: to, src })) = self.next_op(at)? else { return None };
-        if src != dst || (to != dst && self.live_after(next).has(dst)) {
-            return None;
-        }
-        let MapAccess::PerCpuArray { .. } = self.map(at, i64::from(fd)).ok()?.access else { return None };
-        let disp = i32::try_from(self.imm64_value(at, imm).ok()?).ok()?;
-        self.asm.lea(true, self.host(to), Mem::new(self.frame.cpu, disp));
-        Some(next)
+/// The arithmetic instruction of an operation whose low bits depend on low bits alone.
+const fn arith(op: AluOp) -> Option<Arith> {
+    match op {
+        AluOp::Add => Some(Arith::Add),
+        AluOp::Sub => Some(Arith::Sub),
+        AluOp::Or => Some(Arith::Or),
+        AluOp::And => Some(Arith::And),
+        AluOp::Xor => Some(Arith::Xor),
+        _ => None,
     }
 }

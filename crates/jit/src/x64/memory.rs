@@ -49,6 +49,10 @@ impl Lower<'_> {
 
     pub(super) fn emit_store(&mut self, size: Size, base: Reg, off: i16, src: Operand) {
         let mem = self.mem(base, off);
+        self.emit_store_to(size, mem, src);
+    }
+
+    pub(super) fn emit_store_to(&mut self, size: Size, mem: Mem, src: Operand) {
         match src {
             Operand::Reg(src) => {
                 let from = self.read(src, TMP);

@@ -184,6 +184,14 @@ impl<'a> Lower<'a> {
                 let mem = Mem::indexed(self.host(a), self.host(b), 0, 0);
                 self.asm.lea(true, self.host(dst), mem);
             }
+            Op::PercpuAddr { dst, off } => {
+                let mem = Mem::new(self.frame.cpu, off);
+                self.asm.lea(true, self.host(dst), mem);
+            }
+            Op::LoadPercpu { size, sign_extend, dst, off } => {
+                self.emit_load(size, sign_extend, dst, Mem::new(self.frame.cpu, off));
+            }
+            Op::StorePercpu { size, src, off } => self.emit_store_to(size, Mem::new(self.frame.cpu, off), src),
             Op::LookupCall { map } => self.lower_lookup_call(at, map)?,
             Op::Lookup { map, key, .. } => return self.lower_lookup(at, map, key),
             Op::CpuId => {

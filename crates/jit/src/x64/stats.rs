@@ -64,7 +64,7 @@ impl Lower<'_> {
             at = Some(0);
         }
         let word = |field: i64| Mem::new(base, at.unwrap_or(0) + i32::try_from(field).unwrap_or(0));
-        self.asm.arith_mem(true, Arith::Add, word(StatsLayout::RUN_TIME_NS), RAX);
+        self.asm.arith_mem(super::asm::OpSize::B64, Arith::Add, word(StatsLayout::RUN_TIME_NS), RAX);
         self.asm.arith_imm(true, Arith::Add, word(StatsLayout::RUN_CNT), 1);
         self.asm.mov(true, RAX, R13);
         for reg in [R13, R12, RBX] {

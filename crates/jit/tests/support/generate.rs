@@ -276,7 +276,8 @@ impl Body<'_> {
 
     fn code(&mut self) -> Vec<Insn> {
         let (dst, src, width, size) = (self.reg(), self.reg(), self.width(), self.size());
-        match self.rng.below(22) {
+        match self.rng.below(23) {
+            21 => self.update(dst, src),
             0..=5 => vec![self.alu()],
             6 => vec![self.constant(dst)],
             7 => {
@@ -332,6 +333,23 @@ impl Body<'_> {
             20 if self.calls => self.call(),
             _ => vec![copy(dst, src), Insn::Alu { width, op: AluOp::Add, dst, src: self.operand() }],
         }
+    }
+
+    /// `t = *mem; t op= x; *mem = t`, after which `t` is mostly not used.
+    fn update(&mut self, t: Reg, x: Reg) -> Vec<Insn> {
+        let size = self.size();
+        let (base, off) = self.place(size, false);
+        let src = if self.rng.one_in(2) { Operand::Reg(x) } else { Operand::Imm(self.rng.number() as i32) };
+        let op = self.rng.pick(&[AluOp::Add, AluOp::Sub, AluOp::Or, AluOp::And, AluOp::Xor, AluOp::Mul]);
+        let mut code = vec![
+            Insn::Load { size, sign_extend: false, dst: t, base, off },
+            Insn::Alu { width: self.width(), op, dst: t, src },
+            Insn::Store { size: if self.rng.one_in(10) { Size::B } else { size }, base, off, src: Operand::Reg(t) },
+        ];
+        if !self.rng.one_in(4) {
+            code.push(self.constant(t));
+        }
+        code
     }
 
     fn atomic(&mut self) -> Vec<Insn> {
