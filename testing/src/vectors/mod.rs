@@ -21,7 +21,7 @@ pub use bless::bless;
 pub use case::{Case, Expect, FormatError, Input, MapDecl, parse};
 pub use kernel_engine::KernelEngine;
 pub use report::Summary;
-pub use runtime_engine::RuntimeEngine;
+pub use runtime_engine::{RuntimeEngine, run_assumed};
 pub use types::{ProgTypes, types_for};
 pub use verifier_engine::{VerifierEngine, func_info, shapes, with_verified};
 

@@ -1,17 +1,17 @@
 //! Vectors in our own engine: verified, rewritten, then interpreted or compiled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skep_abi::ProgType;
+use skep_abi::{AluOp, AttachType, CallTarget, Imm64, Insn, Operand, ProgType, RawInsn, Reg, Width, decode};
 use skep_jit::{CpuFeatures, MapAccess, MapLayout};
-use skep_runtime::ctx::CtxType;
+use skep_runtime::ctx::{CtxType, Syscall};
 use skep_runtime::map::{Map, MapAccessInfo, MapSpec};
 use skep_runtime::test_run::{TestRunAttr, TestRunError};
 use skep_runtime::{Code, EngineState, Program, ProgramParts, StatsOff};
 use skep_sync::{Config, CpuSet};
 use skep_text::{ArenaConfig, CodeArena, CodeImage, Relocation, SiteSpec};
-use skep_verifier::{RewriteOptions, Xlated};
+use skep_verifier::{AssumeVerified, ProgFlags, ProgramSpec, RewriteOptions, Verified, Xlated};
 
 use super::{Case, Engine, Expect, Outcome, with_verified};
 use crate::kernel::possible_cpus;
@@ -66,30 +66,12 @@ impl RuntimeEngine {
             Err(message) => return Ok(Outcome::Refused(message)),
         };
         let maps = self.create_maps(case)?;
-        let (prog_type, attach_type) =
-            case.prog_type.unwrap_or((ProgType::SocketFilter, skep_abi::AttachType::default()));
+        let (prog_type, attach_type) = case.prog_type.unwrap_or((ProgType::SocketFilter, AttachType::default()));
         let Some(ctx_type) = CtxType::of(prog_type) else {
             return Ok(Outcome::Skipped(format!("no context for {prog_type}")));
         };
         let used: Vec<Map> = xlated.used_maps.iter().filter_map(|map| maps.get(*map as usize).cloned()).collect();
-        let stats = Program::alloc_stats(&self.state).map_err(|error| error.to_string())?;
-        let code = self.compile(&xlated, &used, &stats)?;
-        let parts = ProgramParts {
-            name: "vector".to_owned(),
-            prog_type,
-            attach_type,
-            gpl_compatible: true,
-            tag: [0; 8],
-            verified_insns: 0,
-            xlated: Arc::new(xlated),
-            ctx_type,
-            maps: used.iter().map(Map::keep).collect(),
-            kfuncs: Vec::new(),
-            code,
-            stats,
-            attached: Vec::new(),
-        };
-        let program = Program::new(&self.state, parts).map_err(|error| error.to_string())?;
+        let program = self.publish(prog_type, attach_type, ctx_type, xlated, &used)?;
         let (r0, out) = match run(case, &program) {
             Ok(result) => result,
             Err(_) if case.expect == Expect::Accepted => (0, Vec::new()),
@@ -104,6 +86,64 @@ impl RuntimeEngine {
         let value = maps.first().ok_or("no result map")?.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
         let (r0, memory) = value.split_first_chunk::<8>().ok_or("the result map is too small")?;
         Ok(Outcome::Ran { r0: u64::from_le_bytes(*r0), out: memory[..case.input.len()].to_vec() })
+    }
+
+    /// Compiles, where this engine does, and publishes a rewritten program.
+    fn publish(
+        &self,
+        prog_type: ProgType,
+        attach_type: AttachType,
+        ctx_type: CtxType,
+        xlated: Xlated,
+        maps: &[Map],
+    ) -> Result<Program, String> {
+        let stats = Program::alloc_stats(&self.state).map_err(|error| error.to_string())?;
+        let code = self.compile(&xlated, maps, &stats)?;
+        let parts = ProgramParts {
+            name: "program".to_owned(),
+            prog_type,
+            attach_type,
+            gpl_compatible: true,
+            tag: [0; 8],
+            verified_insns: 0,
+            xlated: Arc::new(xlated),
+            ctx_type,
+            maps: maps.iter().map(Map::keep).collect(),
+            kfuncs: Vec::new(),
+            code,
+            stats,
+            attached: Vec::new(),
+        };
+        Program::new(&self.state, parts).map_err(|error| error.to_string())
+    }
+
+    /// Runs a program that no verifier saw: `insns` with r1 at `memory` and r2 its size; r0 and the memory afterwards.
+    ///
+    /// The interpreter checks every access. Compiled code checks none, so [`run_assumed`] asks the interpreter first.
+    fn run_unverified(&self, insns: &[RawInsn], memory: &[u8]) -> Result<(u64, Vec<u8>), String> {
+        let starts = subprogram_starts(insns)?;
+        let spec = ProgramSpec {
+            name: "assumed",
+            prog_type: ProgType::Syscall,
+            attach_type: AttachType::default(),
+            flags: ProgFlags::default(),
+            insns,
+            maps: &[],
+            kfuncs: &[],
+            btf: None,
+            func_info: &[],
+            line_info: &[],
+            gpl_compatible: true,
+            ctx: None,
+            helpers: None,
+        };
+        let verified = Verified::assume(AssumeVerified::i_vouch_for_the_program(), insns.to_vec(), &starts);
+        let options = RewriteOptions { pokes: false, ..RewriteOptions::default() };
+        let xlated = skep_verifier::rewrite(&spec, &verified, &options).map_err(|error| error.to_string())?;
+        let program = self.publish(ProgType::Syscall, AttachType::default(), CtxType::Syscall, xlated, &[])?;
+        let mut ctx = Syscall::bytes(memory);
+        let r0 = program.run(&mut ctx).map_err(|error| error.to_string())?;
+        Ok((r0, ctx.to_bytes()))
     }
 
     /// The result map, where there is one, and the case's own.
@@ -158,6 +198,62 @@ impl Engine for RuntimeEngine {
             Ok(outcome) => outcome,
             Err(problem) => Outcome::Refused(problem),
         }
+    }
+}
+
+/// Runs a program that no verifier saw, as the ISA conformance plugin must: r1 points to `memory`, r2 is its size.
+///
+/// Every access is checked: compiled code runs only after the interpreter has gone through the same program, on the same
+/// memory, without a fault.
+///
+/// # Errors
+/// An encoding that does not exist, a jump to nowhere, a fault, or an engine that cannot be had.
+pub fn run_assumed(insns: &[RawInsn], memory: &[u8], compiled: bool) -> Result<u64, String> {
+    let size = i32::try_from(memory.len()).map_err(|_| "too much memory".to_owned())?;
+    let prologue = [Insn::Alu { width: Width::W64, op: AluOp::Mov, dst: Reg::R2, src: Operand::Imm(size) }];
+    let mut program: Vec<RawInsn> = prologue.iter().map(|insn| insn.encode().0).collect();
+    program.extend_from_slice(insns);
+    let (interpreted, _) = RuntimeEngine::interp()?.run_unverified(&program, memory)?;
+    if !compiled {
+        return Ok(interpreted);
+    }
+    RuntimeEngine::jit()?.run_unverified(&program, memory).map(|(r0, _)| r0)
+}
+
+/// First slots of the functions of a program, whose every encoding and target is checked on the way.
+fn subprogram_starts(insns: &[RawInsn]) -> Result<Vec<u32>, String> {
+    let mut starts = BTreeSet::from([0u32]);
+    let mut heads = BTreeSet::new();
+    let mut targets = Vec::new();
+    let mut at = 0;
+    let mut last = None;
+    while at < insns.len() {
+        let insn = decode(insns, at).map_err(|error| format!("slot {at}: {error}"))?;
+        heads.insert(at);
+        let (distance, is_function) = match insn {
+            Insn::Ja { off, .. } => (Some(off), false),
+            Insn::Jcond { off, .. } | Insn::MayGoto { off } => (Some(i32::from(off)), false),
+            Insn::Call { target: CallTarget::Subprog(off) } => (Some(off), true),
+            Insn::LdImm64 { imm: Imm64::Func(off), .. } => (Some(off), true),
+            _ => (None, false),
+        };
+        if let Some(distance) = distance {
+            let to = i64::try_from(at).unwrap_or(i64::MAX).saturating_add(i64::from(distance)).saturating_add(1);
+            let to = u32::try_from(to).map_err(|_| format!("slot {at}: jump out of range"))?;
+            targets.push((at, to));
+            if is_function {
+                starts.insert(to);
+            }
+        }
+        at += insn.slots();
+        last = Some(insn);
+    }
+    if !matches!(last, Some(Insn::Exit | Insn::Ja { .. })) {
+        return Err("last insn is not an exit or jmp".to_owned());
+    }
+    match targets.iter().find(|(_, to)| !heads.contains(&(*to as usize))) {
+        Some((at, to)) => Err(format!("slot {at}: jump out of range to {to}")),
+        None => Ok(starts.into_iter().collect()),
     }
 }
 
