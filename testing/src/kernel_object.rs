@@ -10,8 +10,11 @@ use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use skep_object::{MapSpec, ObjectSpec, SlotTarget};
 
 use crate::kernel::{self, BtfFd, LoadFailure, Loaded, Map, MapCreate, Prog, ProgLoad};
+use crate::kernel_btf;
 
 const LD_IMM64: u8 = 0x18;
+const CALL: u8 = 0x85;
+const PSEUDO_KFUNC_CALL: u8 = 2;
 const RDONLY_PROG: u32 = 1 << 7;
 
 /// Why an object cannot be had in the kernel.
@@ -57,7 +60,7 @@ impl<'a> KernelObject<'a> {
     /// # Errors
     /// The kernel refuses a map. Types that it refuses are left out, as libbpf does.
     pub fn create(spec: &'a ObjectSpec) -> Result<Self, KernelError> {
-        let bytes = spec.btf.as_ref().and_then(|btf| btf.to_bytes().ok());
+        let bytes = spec.btf.as_ref().and_then(|btf| kernel_btf::for_kernel(btf));
         let btf = bytes.and_then(|bytes| kernel::btf_load(&bytes).ok());
         let mut maps = Vec::new();
         for map in &spec.maps {
@@ -92,10 +95,16 @@ impl<'a> KernelObject<'a> {
         let program = &self.spec.programs[program];
         let unsupported = |why: &str| KernelError::Unsupported(format!("program '{}': {why}", program.name));
         let sec = program.sec.as_ref().ok_or_else(|| unsupported("its section names no program type"))?;
-        if !program.kfuncs.is_empty() || !program.ksyms.is_empty() {
-            return Err(unsupported("refers to kernel symbols"));
+        if !program.ksyms.is_empty() {
+            return Err(unsupported("refers to kernel variables"));
         }
-        let insns = self.with_fds(&program.insns);
+        let mut insns = self.with_fds(&program.insns);
+        for insn in insns.iter_mut().filter(|insn| insn.code == CALL && insn.src == PSEUDO_KFUNC_CALL) {
+            let kfunc = usize::try_from(insn.imm).ok().and_then(|index| program.kfuncs.get(index));
+            let id = kfunc.and_then(|kfunc| kernel_btf::kernel_function(&kfunc.name));
+            let id = id.and_then(|id| i32::try_from(id.0).ok());
+            insn.imm = id.ok_or_else(|| unsupported("calls a function that the kernel does not have"))?;
+        }
         let mut func_info = Vec::new();
         for info in &program.func_info {
             func_info.extend([info.insn_off, info.type_id.0].iter().flat_map(|word| word.to_ne_bytes()));

@@ -2,6 +2,7 @@
 
 pub mod generate;
 pub mod kernel;
+pub mod kernel_btf;
 pub mod kernel_object;
 pub mod mutate;
 pub mod object_verdict;
