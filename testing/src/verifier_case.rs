@@ -300,5 +300,7 @@ pub fn last_line(log: &str) -> String {
     if log.contains("infinite loop detected at insn") {
         last = log.lines().rev().find(|l| l.starts_with("infinite loop detected")).unwrap_or(last);
     }
-    last.to_owned()
+    // One message of the kernel's lacks its line feed.
+    let end = last.find("processed ").filter(|_| last.ends_with("mark_read 0")).unwrap_or(last.len());
+    last[..end].to_owned()
 }

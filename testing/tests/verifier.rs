@@ -1,0 +1,93 @@
+//! The verifier's text vectors: each program asked of the running kernel, where there is one, and of our verifier.
+//!
+//! `BLESS=1` writes the kernel's answers into the vectors. The format is [`skep_testing::verifier_case`]'s.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use skep_testing::kernel;
+use skep_testing::verifier_case::{Outcome, parse};
+
+fn vectors() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/verifier")
+}
+
+fn collect(dir: &Path, out: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, out);
+        } else if path.extension().is_some_and(|e| e == "txt") {
+            out.push(path);
+        }
+    }
+}
+
+/// Whether the lines occur in the log, in this order.
+fn missing_line<'l>(log: &str, lines: &'l [String]) -> Option<&'l str> {
+    let mut rest = log.lines();
+    lines.iter().map(String::as_str).find(|want| !rest.any(|have| have == *want))
+}
+
+#[test]
+fn verdicts_are_the_kernels() {
+    let mut files = Vec::new();
+    collect(&vectors(), &mut files);
+    files.sort();
+    assert!(files.len() >= 150, "only {} vectors found", files.len());
+    let with_kernel = kernel::require("verifier vectors");
+    let bless = std::env::var_os("BLESS").is_some();
+    let mut problems = String::new();
+    let mut asked = 0;
+    for path in &files {
+        let name = path.strip_prefix(vectors()).unwrap_or(path).display().to_string();
+        let mut problem = |text: String| {
+            let _ = writeln!(problems, "{name}: {text}");
+        };
+        let source = std::fs::read_to_string(path).unwrap_or_default();
+        let mut case = match parse(&source) {
+            Ok(case) => case,
+            Err(e) => {
+                problem(e);
+                continue;
+            }
+        };
+        // The whole log of a million instructions is asked for only where a vector looks into it.
+        let level = if case.log_lines.is_empty() { 1 } else { 2 };
+        if with_kernel {
+            asked += 1;
+            match case.kernel(level) {
+                Ok((outcome, log)) => {
+                    if bless {
+                        if let Err(e) = std::fs::write(path, case.bless(&outcome)) {
+                            problem(e.to_string());
+                        }
+                        case.expected = Some(outcome);
+                    } else if Some(&outcome) != case.expected.as_ref() {
+                        problem(format!("the kernel says {outcome}"));
+                    } else if let Some(line) = missing_line(&log, &case.log_lines) {
+                        problem(format!("the kernel's log lacks '{line}'"));
+                    }
+                }
+                Err(e) => problem(e),
+            }
+        }
+        let (ours, log) = case.ours(level);
+        match &case.expected {
+            Some(expected) if *expected == ours => {}
+            Some(Outcome::Accept) => problem(format!("accepted by the kernel, ours: {ours}")),
+            Some(expected) => problem(format!("expected {expected}\nours: {ours}")),
+            None => problem("has no expected verdict: run with BLESS=1".to_owned()),
+        }
+        if let Some(line) = missing_line(&log, &case.log_lines) {
+            problem(format!("our log lacks '{line}'"));
+        }
+        let (quiet, _) = case.ours(0);
+        if quiet != ours {
+            problem("the log level changes the verdict".to_owned());
+        }
+    }
+    assert!(problems.is_empty(), "\n{problems}");
+    println!("{} verifier vectors, {asked} of them asked of the kernel", files.len());
+}
