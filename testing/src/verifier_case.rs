@@ -297,8 +297,9 @@ impl Case {
 pub fn last_line(log: &str) -> String {
     let mut lines = log.lines().rev().filter(|l| !l.is_empty() && !l.starts_with("processed ") && !l.starts_with("; "));
     let mut last = lines.next().unwrap_or_default();
-    if log.contains("infinite loop detected at insn") {
-        last = log.lines().rev().find(|l| l.starts_with("infinite loop detected")).unwrap_or(last);
+    let marker = "infinite loop detected at insn";
+    if let Some(line) = log.lines().rev().find(|l| l.contains(marker)) {
+        last = &line[line.find(marker).unwrap_or(0)..];
     }
     // One message of the kernel's lacks its line feed.
     let end = last.find("processed ").filter(|_| last.ends_with("mark_read 0")).unwrap_or(last.len());
