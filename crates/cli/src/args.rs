@@ -193,6 +193,38 @@ pub(crate) enum VerifyOutput {
 pub(crate) enum Bench {
     /// Compute and map rows: ns per run of the JIT, the interpreter and, with --against kernel, the kernel
     Run(BenchArgs),
+    /// Flip the statistics of many programs again and again while threads run them
+    Poke(PokeArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct PokeArgs {
+    /// Programs, and so sites in each batch
+    #[arg(long, value_delimiter = ',', default_values_t = [2, 164, 1000, 10_000])]
+    pub(crate) programs: Vec<usize>,
+    /// Threads that run them
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(2, usize::from))]
+    pub(crate) threads: usize,
+    /// Flips per row
+    #[arg(long, default_value_t = 200)]
+    pub(crate) flips: usize,
+    /// Where handlers count themselves; both unless given
+    #[arg(long, value_enum)]
+    pub(crate) refs: Option<RefsArg>,
+    /// Flip the kernel's switch as often, in the same window; needs root, and leaves the switch as it was
+    #[arg(long, value_enum)]
+    pub(crate) against: Vec<Peer>,
+    /// Draw the latency of single runs around one flip of the last row
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RefsArg {
+    /// One word for all CPUs
+    Shared,
+    /// One word per CPU
+    Percpu,
 }
 
 #[derive(Args)]

@@ -206,6 +206,12 @@ impl Engine {
         self.0.state.enable_stats()
     }
 
+    /// The switch behind [`Engine::enable_stats`], to measure it or to flip it with other keys in one batch.
+    #[must_use]
+    pub fn stats_key(&self) -> &skep_text::Key {
+        self.0.state.stats_key()
+    }
+
     /// Sends what programs print to `sink`; `None` drops it.
     pub fn set_trace(&self, sink: Option<TraceSink>) {
         self.0.state.set_trace(sink);

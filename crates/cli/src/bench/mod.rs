@@ -3,7 +3,9 @@
 //! Every engine of a row is measured once per round, the order rotated from round to round, so that a slow moment of the
 //! machine hits all alike. Figures are medians over the rounds with the 10th and 90th percentile beside them.
 
+mod latency_svg;
 mod measure;
+mod poke;
 mod rows;
 
 use anyhow::Result;
@@ -13,5 +15,6 @@ use crate::args::{Bench, Output};
 pub(crate) fn run(command: &Bench, output: Output) -> Result<()> {
     match command {
         Bench::Run(args) => rows::run(args, output),
+        Bench::Poke(args) => poke::run(args, output),
     }
 }
