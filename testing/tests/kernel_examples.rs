@@ -25,7 +25,11 @@ fn every_example_loads() {
         }
         let spec = skep_object::parse(&std::fs::read(&path).unwrap(), &name).unwrap();
         let object = KernelObject::create(&spec).unwrap();
-        for index in 0..spec.programs.len() {
+        for (index, program) in spec.programs.iter().enumerate() {
+            // An embedder's own extension point: the kernel has no such program type.
+            if program.sec.is_none() {
+                continue;
+            }
             object.load(index, 0).unwrap_or_else(|error| panic!("{name}: {error}"));
             loaded += 1;
         }
