@@ -24,9 +24,11 @@ mod relocate;
 mod core;
 mod edit;
 mod error;
+mod ksyms;
 
 pub use core::{POISON_CALL, Poisoned};
 pub use error::{Error, Result};
+pub use ksyms::POISON_KFUNC;
 pub use parse::parse;
 pub use sec::Sec;
 pub use spec::{

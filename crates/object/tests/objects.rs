@@ -370,6 +370,28 @@ fn kernel_symbols_are_listed_and_weak_variables_are_zero() {
 }
 
 #[test]
+fn weak_kernel_functions_are_settled() {
+    let program = || open("externs").programs.remove(0);
+    let address = |p: &ProgramSpec, from: &ProgramSpec| {
+        let at = from.insns.iter().position(|i| i.code == 0x18 && i.src == 3).unwrap();
+        (p.insns[at].src, p.insns[at].imm)
+    };
+    let calls =
+        |p: &ProgramSpec| -> Vec<_> { p.insns.iter().filter(|i| i.code == 0x85).map(|i| (i.src, i.imm)).collect() };
+    let mut missing = program();
+    missing.resolve_ksyms(|name| name != "bpf_missing_kfunc");
+    assert_eq!(address(&missing, &program()), (0, 0));
+    assert_eq!(calls(&missing), [(0, skep_object::POISON_KFUNC), (2, 1), (2, 2)]);
+    let mut there = program();
+    there.resolve_ksyms(|_| true);
+    assert_eq!(address(&there, &program()), (0, 1));
+    assert_eq!(calls(&there), [(2, 0), (2, 1), (2, 2)]);
+    let mut none = program();
+    none.resolve_ksyms(|_| false);
+    assert_eq!(calls(&none), [(0, skep_object::POISON_KFUNC), (2, 1), (2, 2)], "strong ones are the verifier's");
+}
+
+#[test]
 fn strong_kernel_variables_stop_the_load() {
     let mut object = open("externs_strong");
     let text = object.check_loadable().unwrap_err().to_string();

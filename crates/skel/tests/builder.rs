@@ -11,7 +11,7 @@ fn an_object_gives_the_committed_skeleton() {
     let folder = tempfile::tempdir().unwrap();
     let path = Builder::from_object(fixture("data.bpf.o")).write_to("data_bpf", folder.path()).unwrap();
     assert_eq!(path, folder.path().join("data_bpf.skel.rs"));
-    let committed = format!("{}/tests/generated/data.rs", env!("CARGO_MANIFEST_DIR"));
+    let committed = format!("{}/tests/generated/data.inc", env!("CARGO_MANIFEST_DIR"));
     assert!(std::fs::read(&path).unwrap() == std::fs::read(committed).unwrap());
     let before = std::fs::metadata(&path).unwrap().modified().unwrap();
     Builder::from_object(fixture("data.bpf.o")).write_to("data_bpf", folder.path()).unwrap();

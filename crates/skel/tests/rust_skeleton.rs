@@ -9,13 +9,13 @@ pub use zerocopy;
 
 mod stand_in;
 
-include!("generated/data.rs");
-include!("generated/names.rs");
-include!("generated/types.rs");
-include!("generated/maps.rs");
-include!("generated/nobtf.rs");
-include!("generated/sections.rs");
-include!("generated/externs.rs");
+include!("generated/data.inc");
+include!("generated/names.inc");
+include!("generated/types.inc");
+include!("generated/maps.inc");
+include!("generated/nobtf.inc");
+include!("generated/sections.inc");
+include!("generated/externs.inc");
 
 use std::mem::{align_of, offset_of, size_of};
 
@@ -26,7 +26,7 @@ fn the_text_is_what_is_committed() {
         let elf = std::fs::read(format!("{root}/../object/tests/c/{name}.bpf.o")).unwrap();
         let object = skep_object::parse(&elf, name).unwrap();
         let text = skep_skel::rust_skeleton(&object, &elf, &skep_skel::object_ident(&format!("{name}.bpf.o"))).unwrap();
-        let path = format!("{root}/tests/generated/{name}.rs");
+        let path = format!("{root}/tests/generated/{name}.inc");
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(&path, &text).unwrap();
         }

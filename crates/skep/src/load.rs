@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use skep_abi::RawInsn;
-use skep_object::{MapKind, ProgramSpec, SlotTarget};
+use skep_object::{MapKind, Poisoned, ProgramSpec, SlotTarget};
 use skep_runtime::ProgramParts;
 use skep_runtime::ctx::CtxType;
 use skep_runtime::map::prog_array::{ProgArray, SlotWatcher};
@@ -22,6 +22,7 @@ use crate::maps;
 use crate::object::Object;
 use crate::pokes::PokeWatcher;
 use crate::program::Program;
+use crate::verify::explained;
 
 /// What a load takes over from elsewhere.
 #[derive(Clone, Default)]
@@ -73,8 +74,8 @@ fn build(
     };
     let context = engine.context_of(spec);
     let pokes = engine.mode() == Mode::Jit && engine.is_live();
-    let built = object.with_program_spec(index, views, context.map(Context::table), |view| {
-        let verified = verify(engine, view)?;
+    let built = object.with_program_spec(index, views, context.map(Context::table), |view, poisoned| {
+        let verified = verify(engine, view, poisoned)?;
         let options = RewriteOptions { pokes, ..RewriteOptions::default() };
         let xlated = skep_verifier::rewrite(view, &verified, &options)
             .map_err(|error| failed("cannot be rewritten", Box::new(error)))?;
@@ -132,7 +133,11 @@ fn build(
 }
 
 /// Verifies with as little log as a rejection needs: none at first, then the failing path.
-fn verify(engine: &Engine, spec: &skep_verifier::ProgramSpec<'_>) -> Result<Verified, LoadError> {
+fn verify(
+    engine: &Engine,
+    spec: &skep_verifier::ProgramSpec<'_>,
+    poisoned: &[Poisoned],
+) -> Result<Verified, LoadError> {
     let options = |log_level| Options { log_level, ..engine.options().clone() };
     let mut log = skep_verifier::Log::new();
     if let Ok(verified) = skep_verifier::verify(spec, &options(0), &mut log) {
@@ -141,7 +146,7 @@ fn verify(engine: &Engine, spec: &skep_verifier::ProgramSpec<'_>) -> Result<Veri
     let mut log = skep_verifier::Log::new();
     skep_verifier::verify(spec, &options(1), &mut log).map_err(|rejection| LoadError::Rejected {
         program: spec.name.to_owned(),
-        rejection: Box::new(rejection),
+        rejection: Box::new(explained(rejection, poisoned)),
         log: log.into_text(),
     })
 }

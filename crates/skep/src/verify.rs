@@ -13,6 +13,7 @@ use skep_verifier::{
 };
 
 use skep_btf::CoreTarget;
+use skep_object::Poisoned;
 
 use crate::object::Object;
 
@@ -73,6 +74,15 @@ impl VerifyReport {
     }
 }
 
+/// A rejection at an instruction that CO-RE poisoned, with the reason for that instead of the helper's number.
+pub(crate) fn explained(mut rejection: Rejection, poisoned: &[Poisoned]) -> Rejection {
+    let at = rejection.insn.map(|insn| insn.0);
+    if let Some(found) = poisoned.iter().find(|p| Some(p.slot) == at) {
+        rejection.message = format!("{} ({})", found.reason, rejection.message);
+    }
+    rejection
+}
+
 /// What the verifier needs of an object's maps; made once for all programs of the object.
 #[derive(Debug)]
 pub struct Shapes {
@@ -115,9 +125,10 @@ impl Object {
     /// The program cannot be handed to the verifier. A rejection is no error but a verdict.
     pub fn verify(&self, program: usize, shapes: &Shapes, options: &Options) -> Result<VerifyReport, SpecError> {
         let maps = self.map_shapes(shapes);
-        self.with_program_spec(program, &maps, None, |spec| {
+        self.with_program_spec(program, &maps, None, |spec, poisoned| {
             let mut log = Log::new();
-            let verdict = skep_verifier::verify(spec, options, &mut log);
+            let verdict =
+                skep_verifier::verify(spec, options, &mut log).map_err(|rejection| explained(rejection, poisoned));
             VerifyReport {
                 program: spec.name.to_owned(),
                 section: self.programs().get(program).map(|p| p.section.clone()).unwrap_or_default(),
@@ -165,16 +176,18 @@ impl Object {
         program: usize,
         maps: &[MapShape<'_>],
         context: Option<&CtxLayout>,
-        f: impl FnOnce(&ProgramSpec<'_>) -> R,
+        f: impl FnOnce(&ProgramSpec<'_>, &[Poisoned]) -> R,
     ) -> Result<R, SpecError> {
         let relocated;
+        let mut poisoned = Vec::new();
         let program = match (&self.programs()[program], self.btf()) {
-            (program, Some(btf)) if !program.core_relos.is_empty() => {
+            (program, Some(btf)) if program.has_open_references() => {
                 let mut copy = program.clone();
                 let target = self.target_btf();
                 let target = target.map_or_else(|| CoreTarget::identity(btf), CoreTarget::new);
                 // What has no answer is poisoned: an error only where the program reaches it.
-                let _ = copy.apply_core(btf, &target);
+                poisoned = copy.apply_core(btf, &target);
+                copy.resolve_ksyms(skep_verifier::has_kfunc);
                 relocated = copy;
                 &relocated
             }
@@ -191,7 +204,7 @@ impl Object {
         };
         let kfuncs: Vec<KfuncRef<'_>> =
             program.kfuncs.iter().map(|k| KfuncRef { name: Cow::Borrowed(k.name.as_str()) }).collect();
-        Ok(f(&ProgramSpec {
+        let spec = ProgramSpec {
             name: &program.name,
             prog_type,
             attach_type,
@@ -205,6 +218,7 @@ impl Object {
             gpl_compatible: self.is_gpl_compatible(),
             ctx: context,
             helpers: None,
-        }))
+        };
+        Ok(f(&spec, &poisoned))
     }
 }

@@ -28,6 +28,7 @@ mod states;
 mod verified;
 mod verify;
 
+pub use check::kfunc::has_kfunc;
 pub use log::Log;
 pub use record::{RecordError, value_record};
 pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite};

@@ -34,6 +34,12 @@ const TABLE: &[(&str, Kfunc, u32)] = &[
     ("bpf_preempt_enable", Kfunc::PreemptEnable, 0),
 ];
 
+/// Whether programs can call a kernel function of this name.
+#[must_use]
+pub fn has_kfunc(name: &str) -> bool {
+    TABLE.iter().any(|(known, ..)| *known == name)
+}
+
 /// Name of an iterator kind in the log.
 pub(crate) fn iter_name(kind: u8) -> &'static str {
     KINDS.get(kind as usize).map_or("?", |k| k.name)
