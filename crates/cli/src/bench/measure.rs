@@ -11,6 +11,8 @@ pub(crate) trait Runner {
     fn engine(&self) -> &'static str;
     /// Time for `runs` runs.
     fn time(&mut self, runs: u32) -> Result<Duration>;
+    /// What one run returns, so that engines can be compared before they are measured.
+    fn value(&mut self) -> Result<u32>;
 }
 
 /// Nanoseconds per run, one value per round.

@@ -6,10 +6,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use skep::{Engine, Loaded, Mode, Object, Program, Xdp, XdpBuff};
-use skep_testing::kernel::{Prog, TestRun};
+use skep_testing::kernel::{Prog, TestRun, TestRunResult};
 use skep_testing::kernel_object::KernelObject;
 
 use super::measure::{Runner, Samples, machine, rotate};
@@ -87,6 +87,10 @@ impl Runner for Ours {
         }
         Ok(start.elapsed())
     }
+
+    fn value(&mut self) -> Result<u32> {
+        Ok(u32::try_from(self.program.run(&mut self.packet)? & 0xffff_ffff)?)
+    }
 }
 
 /// The running kernel.
@@ -95,17 +99,27 @@ struct Kernel<'a> {
     frame: &'a [u8],
 }
 
+impl Kernel<'_> {
+    fn test_run(&self, runs: u32) -> Result<TestRunResult> {
+        self.program
+            .test_run(&TestRun { data: self.frame, repeat: runs, ..TestRun::default() })
+            .map_err(|errno| anyhow::anyhow!("the kernel's test run: {errno}"))
+    }
+}
+
 impl Runner for Kernel<'_> {
     fn engine(&self) -> &'static str {
         "kernel"
     }
 
     fn time(&mut self, runs: u32) -> Result<Duration> {
-        let start = Instant::now();
-        self.program
-            .test_run(&TestRun { data: self.frame, repeat: runs, ..TestRun::default() })
-            .map_err(|errno| anyhow::anyhow!("the kernel's test run: {errno}"))?;
-        Ok(start.elapsed())
+        // The kernel's own clock, around its loop: the system call itself waits for an RCU grace period. It gives whole
+        // nanoseconds per run.
+        Ok(self.test_run(runs)?.duration * runs)
+    }
+
+    fn value(&mut self) -> Result<u32> {
+        Ok(self.test_run(1)?.retval)
     }
 }
 
@@ -159,6 +173,11 @@ pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<()> {
             if let Some(program) = kernel_programs.get(index) {
                 runners.push(Box::new(Kernel { program, frame: &frame }));
             }
+        }
+        let values = runners.iter_mut().map(|runner| runner.value()).collect::<Result<Vec<u32>>>()?;
+        let (own, base) = values.split_at(runners.len() / 2);
+        if [own, base].iter().any(|values| values.iter().any(|value| *value != values[0])) {
+            bail!("{}: the engines return different values: {own:?} and {base:?}", row.name);
         }
         let samples = rotate(&mut runners, args.rounds, at_least)?;
         let engines = runners.len() / 2;
