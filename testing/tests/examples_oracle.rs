@@ -51,7 +51,10 @@ fn run(loaded: &Loaded, program: &str, packets: &[Vec<u8>]) -> Vec<Verdict> {
         } else {
             let mut skb = Skb::packet(packet).build(program.prog_type()).unwrap();
             let value = program.run(&mut skb).unwrap();
-            verdicts.push((u32::try_from(value & 0xffff_ffff).unwrap(), skb.packet().to_vec()));
+            // A test run of a program that does not see the link header gives zeros in its place.
+            let hidden = if program.prog_type() == ProgType::SchedCls { 0 } else { 14 };
+            let left = [&[0; 14][..hidden], skb.packet()].concat();
+            verdicts.push((u32::try_from(value & 0xffff_ffff).unwrap(), left));
         }
     }
     verdicts
@@ -114,7 +117,7 @@ fn kernel_contents(object: &Object, kernel: &KernelObject<'_>) -> Contents {
 fn run_in_kernel(program: &Prog, packets: &[Vec<u8>]) -> Vec<Verdict> {
     let one = |packet: &Vec<u8>| {
         let run = TestRun { data: packet, data_out: packet.len() + 256, repeat: 1, ..TestRun::default() };
-        let result = program.test_run(&run).unwrap();
+        let result = program.test_run(&run).unwrap_or_else(|errno| panic!("{errno}: {packet:02x?}"));
         (result.retval, result.data)
     };
     packets.iter().map(one).collect()
@@ -138,7 +141,11 @@ fn examples_do_what_the_kernel_does() {
         let object = Object::open(examples().join(format!("{file}.bpf.o"))).unwrap();
         for capture in &captures {
             let what = format!("{file} over {}", capture.file_name().unwrap().to_string_lossy());
-            let packets = packets(capture);
+            let mut packets = packets(capture);
+            if object.programs().iter().all(|p| p.sec.as_ref().is_some_and(|sec| sec.prog_type != ProgType::Xdp)) {
+                // The kernel makes no socket buffer of an IPv4 packet without a whole header.
+                packets.retain(|packet| packet[12..14] != [8, 0] || packet.len() >= 34);
+            }
             let (jit, interp) = (load(&object, Mode::Jit), load(&object, Mode::Interp));
             let verdicts = run(&jit, program, &packets);
             assert_eq!(verdicts, run(&interp, program, &packets), "{what}: interpreter");
