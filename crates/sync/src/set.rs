@@ -202,6 +202,9 @@ impl CpuSet {
     /// Starts a run: takes a vCPU for this thread, the one it had if possible, until the guard drops. Inside a run, the
     /// vCPU of that run. Waits while every vCPU is in a run of another thread.
     ///
+    /// A signal handler may call this only if it knows that the thread it interrupted is in a run of this set: then it
+    /// shares that run's vCPU. Otherwise it could interrupt the very code that hands vCPUs out.
+    ///
     /// # Errors
     /// After a fork, or if an admission check refuses the thread.
     #[inline]

@@ -55,6 +55,12 @@ pub enum TextError {
         /// The address asked for.
         at: CodeAddr,
     },
+    /// A site follows one key.
+    #[error("the site at {at} has a key already")]
+    HasKey {
+        /// The site.
+        at: CodeAddr,
+    },
     /// The target of a jump is out of reach of the instruction.
     #[error("a jump at {at} cannot reach {to}")]
     TooFar {

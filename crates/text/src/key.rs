@@ -148,7 +148,7 @@ macro_rules! key_methods {
         /// site gets the form of the moment before this returns, and is forgotten with its image.
         ///
         /// # Errors
-        /// There is no such site, a target is out of reach, or the site would have to change and cannot.
+        /// There is no such site, it has a key, a target is out of reach, or it would have to change and cannot.
         ///
         /// # Safety
         /// Both forms are what threads may run at the site, for as long as the image exists.
@@ -307,6 +307,9 @@ unsafe fn attach(
     let arena = code.arena_inner();
     let mut held = poke::lock();
     // Both are tried, so that a later flip does not find one that cannot be encoded.
+    if held.registry().attached.values().any(|sites| sites.contains_key(&site)) {
+        return Err(TextError::HasKey { at: site.at });
+    }
     let attached = Attached { off: arena.entry(&held, site, off)?, on: arena.entry(&held, site, on)? };
     let now = if switch.is_enabled() { attached.on } else { attached.off };
     if !now.is_in_place() {

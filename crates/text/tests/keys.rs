@@ -179,6 +179,9 @@ fn installed_code_follows_a_key_and_is_forgotten_with_its_image() {
     };
     let codes: Vec<InstalledCode> = (0..100).map(|_| install(&arena)).collect();
     codes.iter().for_each(attach);
+    // SAFETY: both forms are the same and harmless.
+    let again = unsafe { Key::new(true).attach(&codes[0], 0, SiteBytes::Nop, SiteBytes::Nop) };
+    assert!(matches!(again, Err(TextError::HasKey { .. })));
     let hold = key.hold().unwrap();
     let second = key.hold().unwrap();
     drop(hold);
