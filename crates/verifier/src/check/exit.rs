@@ -70,6 +70,11 @@ impl Env<'_> {
             log!(self, "to caller at {at}:\n");
             self.print_frame(depth - 1);
         }
+        self.live_stack.commit();
+        // What this function read of its callers' stacks is known before a path ends in one of them.
+        let extents = self.extents();
+        let start_of = |sub: u32| extents.get(sub as usize).copied().unwrap_or((0, 0));
+        self.live_stack.update(self.spec.insns, &self.cur, &start_of);
         self.cur.frames.pop();
         self.live_stack_moved_after_commit();
         if callback.is_some() {
