@@ -4,6 +4,7 @@ pub mod generate;
 pub mod kernel;
 pub mod kernel_btf;
 pub mod kernel_object;
+pub mod map_vectors;
 pub mod mutate;
 pub mod object_verdict;
 pub mod probe;

@@ -188,6 +188,20 @@ impl Map {
         Ok(value)
     }
 
+    /// BPF_MAP_LOOKUP_ELEM of a Bloom filter: whether the value may be in it.
+    ///
+    /// # Errors
+    /// The errno of the call, `ENOENT` when the value is not there; `EINVAL` for a value of another length.
+    pub fn has(&self, value: &[u8]) -> Result<(), Errno> {
+        if value.len() != self.value_len {
+            return Err(Errno::EINVAL);
+        }
+        let mut value = value.to_vec();
+        let mut attr = self.elem(0, sys::address_mut(&mut value), 0);
+        // SAFETY: the value has the map's length and outlives the call.
+        unsafe { sys::bpf(sys::MAP_LOOKUP_ELEM, &mut attr) }.map(drop)
+    }
+
     /// BPF_MAP_UPDATE_ELEM.
     ///
     /// # Errors
