@@ -106,10 +106,10 @@ impl Env<'_> {
                 starts.insert(place, target);
             }
         }
-        if let Some(at) = self.exception_callback_start() {
-            if let Err(place) = starts.binary_search(&at) {
-                starts.insert(place, at);
-            }
+        if let Some(at) = self.exception_callback_start()
+            && let Err(place) = starts.binary_search(&at)
+        {
+            starts.insert(place, at);
         }
         let end = u32::try_from(len).unwrap_or(u32::MAX);
         self.subprogs = starts

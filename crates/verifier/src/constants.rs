@@ -112,8 +112,8 @@ impl Env<'_> {
                 }
             }
         }
-        for at in 0..insns.len() {
-            let regs = at_slot[at].unwrap_or([None; 11]);
+        for (at, regs) in at_slot.iter().enumerate() {
+            let regs = regs.unwrap_or([None; 11]);
             self.note_constants(at, &regs);
         }
     }

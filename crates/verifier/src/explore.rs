@@ -184,12 +184,12 @@ impl Env<'_> {
 
     /// Records the current instruction in the way back.
     pub(crate) fn push_step(&mut self, stack: Option<(u8, u8)>, linked: Option<Rc<[Linked]>>) {
-        if self.history_pushed {
-            if let Some(step) = self.cur.history.last_mut() {
-                step.stack = stack.or(step.stack);
-                step.linked = linked;
-                return;
-            }
+        if self.history_pushed
+            && let Some(step) = self.cur.history.last_mut()
+        {
+            step.stack = stack.or(step.stack);
+            step.linked = linked;
+            return;
         }
         let (insn, prev) = (self.insn, self.prev_insn);
         self.cur.history.push(Step { insn, prev, stack, linked, src_is_stack: false, dst_is_stack: false });
@@ -385,7 +385,8 @@ impl Env<'_> {
         let aux = &self.aux;
         let calls_callback = |at: u32| aux.get(at as usize).is_some_and(|a| a.calls_callback);
         let live_slots = self.live_stack.live_slots(state, start_of, &calls_callback);
-        for number in 0..state.frames.len() {
+        let frames = state.frames.len();
+        for (number, &live_slots) in live_slots.iter().enumerate().take(frames) {
             let live = self.aux.get(state.frame_insn(number) as usize).map_or(u16::MAX, |a| a.live_regs);
             let frame = state.frame_at_mut(number);
             for (i, reg) in frame.regs.iter_mut().enumerate().take(10) {
@@ -394,7 +395,7 @@ impl Env<'_> {
                 }
             }
             for (i, slot) in frame.stack.iter_mut().enumerate() {
-                let alive = i >= 64 || live_slots[number] & (1 << i) != 0;
+                let alive = i >= 64 || live_slots & (1 << i) != 0;
                 if !alive {
                     *slot = Slot::EMPTY;
                 }

@@ -178,8 +178,8 @@ impl Instance {
     fn commit(&mut self, insn: u32, writes: &[SlotMask; MAX_FRAMES]) {
         let Some(index) = insn.checked_sub(self.start).map(|i| i as usize) else { return };
         let Some(&visited) = self.visited.get(index) else { return };
-        for frame in 0..self.frames.len() {
-            let mask = writes[frame];
+        let frames = self.frames.len();
+        for (frame, &mask) in writes.iter().enumerate().take(frames) {
             if mask == 0 && (!visited || self.frames[frame].is_none()) {
                 continue;
             }

@@ -131,10 +131,10 @@ impl Env<'_> {
         match reg.base() {
             Base::Arena => return out,
             Base::Stack => {
-                if let Extra::Frame(f) = reg.extra {
-                    if f != frame {
-                        let _ = write!(out, "[{f}]");
-                    }
+                if let Extra::Frame(f) = reg.extra
+                    && f != frame
+                {
+                    let _ = write!(out, "[{f}]");
                 }
                 if let Some(v) = reg.bounds.const_value() {
                     signed(&mut out, v.cast_signed().wrapping_add(i64::from(reg.off)));
@@ -162,15 +162,15 @@ impl Env<'_> {
             let _ = write!(out, "{sep}ref_obj_id={}", reg.ref_obj_id);
             sep = ",";
         }
-        if reg.ty.is_map() {
-            if let Some(shape) = self.map_of(reg) {
-                if !shape.name.is_empty() {
-                    let _ = write!(out, "{sep}map={}", shape.name);
-                    sep = ",";
-                }
-                let _ = write!(out, "{sep}ks={},vs={}", shape.key_size, shape.value_size);
+        if reg.ty.is_map()
+            && let Some(shape) = self.map_of(reg)
+        {
+            if !shape.name.is_empty() {
+                let _ = write!(out, "{sep}map={}", shape.name);
                 sep = ",";
             }
+            let _ = write!(out, "{sep}ks={},vs={}", shape.key_size, shape.value_size);
+            sep = ",";
         }
         if !reg.is_scalar() && reg.off != 0 {
             let _ = write!(out, "{sep}off=");
@@ -352,10 +352,11 @@ impl Env<'_> {
         }
         let Some(btf) = self.spec.btf else { return };
         let line = &lines[index];
-        if let Some(prev) = self.print.prev_line.and_then(|i| lines.get(i)) {
-            if prev.file == line.file && prev.line_num == line.line_num {
-                return;
-            }
+        if let Some(prev) = self.print.prev_line.and_then(|i| lines.get(i))
+            && prev.file == line.file
+            && prev.line_num == line.line_num
+        {
+            return;
         }
         let file = btf.str_at(line.file);
         let file = file.rsplit('/').next().unwrap_or(file);

@@ -120,7 +120,7 @@ fn collect(btf: &Btf, id: TypeId, offset: u32, nesting: u32, out: &mut Vec<Recor
         return Ok(());
     };
     let align = btf.align_of(id).unwrap_or(size).max(1);
-    if offset % align != 0 {
+    if !offset.is_multiple_of(align) {
         return Err(RecordError::Misaligned { kind: kind.name(), offset });
     }
     for index in 0..count {

@@ -187,10 +187,10 @@ impl Env<'_> {
             self.mark_precise(d)?;
             return self.pointer_alu(width, op, d, src_reg, dst_reg, true);
         }
-        if let Operand::Reg(s) = src {
-            if !dst_reg.is_scalar() || dst_reg.precise {
-                self.mark_precise(s.number())?;
-            }
+        if let Operand::Reg(s) = src
+            && (!dst_reg.is_scalar() || dst_reg.precise)
+        {
+            self.mark_precise(s.number())?;
         }
         if !dst_reg.is_scalar() {
             return self.pointer_alu(width, op, d, dst_reg, src_reg, false);
@@ -307,12 +307,12 @@ impl Env<'_> {
 
     fn pointer_add(&mut self, ptr: Reg, scalar: Reg) -> Reg {
         let mut out = ptr;
-        if let Some(off) = fixed(&scalar).and_then(|k| i64::from(ptr.off).checked_add(k)) {
-            if let Ok(off) = i32::try_from(off) {
-                out.off = off;
-                out.bounds.unbound32();
-                return out;
-            }
+        if let Some(off) = fixed(&scalar).and_then(|k| i64::from(ptr.off).checked_add(k))
+            && let Ok(off) = i32::try_from(off)
+        {
+            out.off = off;
+            out.bounds.unbound32();
+            return out;
         }
         out.bounds = scalar_alu::add(&ptr.bounds, &scalar.bounds);
         out.bounds.unbound32();
@@ -325,12 +325,12 @@ impl Env<'_> {
 
     fn pointer_sub(&mut self, ptr: Reg, scalar: Reg) -> Reg {
         let mut out = ptr;
-        if let Some(off) = fixed(&scalar).and_then(|k| i64::from(ptr.off).checked_sub(k)) {
-            if let Ok(off) = i32::try_from(off) {
-                out.off = off;
-                out.bounds.unbound32();
-                return out;
-            }
+        if let Some(off) = fixed(&scalar).and_then(|k| i64::from(ptr.off).checked_sub(k))
+            && let Ok(off) = i32::try_from(off)
+        {
+            out.off = off;
+            out.bounds.unbound32();
+            return out;
         }
         out.bounds = scalar_alu::sub(&ptr.bounds, &scalar.bounds);
         out.bounds.unbound32();
@@ -388,11 +388,9 @@ impl Env<'_> {
                     return Err(reject!(self, EACCES, "R{d} {text}; off={off}"));
                 }
             }
-            Base::MapValue => {
-                if self.check_map_region(d, reg.off, 1, false, false).is_err() {
-                    let text = "pointer arithmetic of map value goes out of range, prohibited for !root";
-                    return Err(reject!(self, EACCES, "R{d} {text}"));
-                }
+            Base::MapValue if self.check_map_region(d, reg.off, 1, false, false).is_err() => {
+                let text = "pointer arithmetic of map value goes out of range, prohibited for !root";
+                return Err(reject!(self, EACCES, "R{d} {text}"));
             }
             _ => {}
         }

@@ -297,19 +297,19 @@ impl Env<'_> {
     }
 
     fn note_map(&mut self, reg: Reg, meta: &mut CallMeta) -> Check {
-        if let Some(seen) = meta.map {
-            if !Self::same_map(&seen, &reg) {
-                let uid = |r: &Reg| match r.extra {
-                    Extra::Map { uid, .. } => uid,
-                    _ => 0,
-                };
-                let (a, b) = (uid(&seen), uid(&reg));
-                return Err(reject!(
-                    self,
-                    EINVAL,
-                    "timer pointer in R1 map_uid={a} doesn't match map pointer in R2 map_uid={b}"
-                ));
-            }
+        if let Some(seen) = meta.map
+            && !Self::same_map(&seen, &reg)
+        {
+            let uid = |r: &Reg| match r.extra {
+                Extra::Map { uid, .. } => uid,
+                _ => 0,
+            };
+            let (a, b) = (uid(&seen), uid(&reg));
+            return Err(reject!(
+                self,
+                EINVAL,
+                "timer pointer in R1 map_uid={a} doesn't match map pointer in R2 map_uid={b}"
+            ));
         }
         meta.map = Some(reg);
         Ok(())
@@ -345,11 +345,10 @@ impl Env<'_> {
             && off % 8 == 0
             && kinds.iter().all(|k| *k == ByteKind::Spill)
             && (slot.bytes[0] != ByteKind::Spill || slot.reg.bounds.fits_u32())
+            && let Some(v) = slot.reg.bounds.const_value()
         {
-            if let Some(v) = slot.reg.bounds.const_value() {
-                self.mark_slot_precise(frame, slot_index)?;
-                meta.const_key = Some(v & 0xffff_ffff);
-            }
+            self.mark_slot_precise(frame, slot_index)?;
+            meta.const_key = Some(v & 0xffff_ffff);
         }
         meta.key_in_range = meta.const_key.is_some_and(|k| k < u64::from(shape.max_entries));
         Ok(())

@@ -64,11 +64,11 @@ impl Env<'_> {
         let Extra::Dynptr { kind, .. } = self.dynptr_of(n).extra else {
             return Err(reject!(self, EINVAL, "Expected an initialized dynptr as arg #{}", n - 1));
         };
-        if let Some(want) = wanted_kind(arg.flags) {
-            if kind != want {
-                let (name, at) = (want.name(), n - 1);
-                return Err(reject!(self, EINVAL, "Expected a dynptr of type {name} as arg #{at}"));
-            }
+        if let Some(want) = wanted_kind(arg.flags)
+            && kind != want
+        {
+            let (name, at) = (want.name(), n - 1);
+            return Err(reject!(self, EINVAL, "Expected a dynptr of type {name} as arg #{at}"));
         }
         if let Some(slot) = self.dynptr_slot(&reg).filter(|_| reg.base() == Base::Stack) {
             self.live_stack.read(reg.frame(), (1 << slot) | (1 << (slot - 1)));

@@ -77,10 +77,10 @@ impl Env<'_> {
         self.live_stack.update(self.spec.insns, &self.cur, &start_of);
         self.cur.frames.pop();
         self.live_stack_moved_after_commit();
-        if callback.is_some() {
-            if let Some(previous) = self.previous_entry_from(self.cur.dfs_depth, self.insn) {
-                self.widen_cur(previous);
-            }
+        if callback.is_some()
+            && let Some(previous) = self.previous_entry_from(self.cur.dfs_depth, self.insn)
+        {
+            self.widen_cur(previous);
         }
         Ok(())
     }

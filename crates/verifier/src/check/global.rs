@@ -178,12 +178,10 @@ impl Env<'_> {
             Err(e) => Err(e),
         };
         *self.reg_mut(n) = saved;
-        written.map_err(|e| {
-            if self.level2() {
-                let name = type_name(saved.ty);
-                log!(self, "arg#{} of type {name} does not fit\n", n - 1);
-            }
-            e
-        })
+        if written.is_err() && self.level2() {
+            let name = type_name(saved.ty);
+            log!(self, "arg#{} of type {name} does not fit\n", n - 1);
+        }
+        written
     }
 }

@@ -114,8 +114,7 @@ impl Env<'_> {
         if own {
             return Ok(proto);
         }
-        let caps =
-            skep_abi::helper::Caps { bpf: self.caps.bpf, perfmon: self.caps.perfmon, ..skep_abi::helper::Caps::ALL };
+        let caps = skep_abi::helper::Caps { bpf: self.caps.bpf, perfmon: self.caps.perfmon };
         match helper::helper_allowed(self.spec.prog_type, self.spec.attach_type, proto.id, caps) {
             Allowed::Yes => Ok(proto),
             _ => Err(reject!(self, EINVAL, "program of this type cannot use helper {label}")),
@@ -260,13 +259,11 @@ impl Env<'_> {
                 | REDIRECT_MAP
                 | MAP_LOOKUP_PERCPU
         );
-        if inlined {
-            if let Some(shape) = self.map_of(&map) {
-                use skep_abi::flags::map_flags::BPF_F_RDONLY_PROG;
-                let writes = matches!(meta.id, MAP_UPDATE | MAP_DELETE | MAP_PUSH | MAP_POP);
-                if writes && shape.flags & BPF_F_RDONLY_PROG != 0 {
-                    return Err(reject!(self, EACCES, "write into map forbidden"));
-                }
+        if inlined && let Some(shape) = self.map_of(&map) {
+            use skep_abi::flags::map_flags::BPF_F_RDONLY_PROG;
+            let writes = matches!(meta.id, MAP_UPDATE | MAP_DELETE | MAP_PUSH | MAP_POP);
+            if writes && shape.flags & BPF_F_RDONLY_PROG != 0 {
+                return Err(reject!(self, EACCES, "write into map forbidden"));
             }
         }
         let fact = &mut self.facts_mut().helper_map;
