@@ -64,6 +64,9 @@ pub(crate) enum Command {
     /// Types of an object
     #[command(subcommand)]
     Btf(BtfCommand),
+    /// Source code from objects
+    #[command(subcommand, visible_alias = "generate")]
+    Gen(Gen),
     /// Say what this machine allows and which mode the engine takes
     Feature,
     /// Print a completion script
@@ -301,6 +304,37 @@ pub(crate) enum MapCommand {
         /// `name NAME` for one map
         #[arg(value_name = "name NAME")]
         words: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Language {
+    /// The header that bpftool's users know
+    #[default]
+    C,
+    /// A module with typed data, for crate skep
+    Rust,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Gen {
+    /// A skeleton: the object embedded, with its maps, programs and global variables as fields
+    #[command(after_help = "\
+Examples:
+  skep gen skeleton fw.bpf.o > fw.skel.h
+  skep gen skeleton fw.bpf.o name fw --lang rust > fw.rs")]
+    Skeleton {
+        /// The object file
+        object: PathBuf,
+        /// `name NAME`: what the skeleton is called; the file's name unless given
+        #[arg(value_name = "name NAME")]
+        words: Vec<String>,
+        /// The language
+        #[arg(long, value_enum, default_value_t)]
+        lang: Language,
+        /// C: also define the types of the object's variables
+        #[arg(long)]
+        types: bool,
     },
 }
 

@@ -13,6 +13,7 @@ mod compare;
 mod disasm;
 mod exit;
 mod feature;
+mod gen_command;
 mod input;
 mod map;
 mod maps;
@@ -54,6 +55,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Bench(command) => bench::run(&command, output),
         Command::Prog(command) => prog::run(&command, output),
         Command::Map(command) => map::run(&command, output),
+        Command::Gen(command) => gen_command::run(&command),
         Command::Feature => feature::run(output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -259,3 +259,13 @@ fn completions_and_features() {
     let json: Value = serde_json::from_slice(&words("feature -j").stdout).unwrap();
     assert!(json.as_array().unwrap().iter().any(|f| f["name"] == "live_patching"));
 }
+
+#[test]
+fn skeletons_in_both_languages() {
+    let c = words("gen skeleton examples/percpu_counters.bpf.o name counters");
+    assert_eq!(c.status.code(), Some(0), "{}", stderr(&c));
+    assert!(stdout(&c).contains("struct counters__percpu {"), "{}", stdout(&c));
+    let rust = words("gen skeleton examples/percpu_counters.bpf.o --lang rust");
+    assert!(stdout(&rust).contains("pub mod percpu_counters_bpf"), "{}", stdout(&rust));
+    fails("gen skeleton examples/percpu_counters.bpf.o frob", 2, "name NAME");
+}
