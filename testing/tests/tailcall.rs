@@ -1,0 +1,95 @@
+//! The vectors of `testing/vectors/tailcall` in the interpreter, in compiled code and in the kernel.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use skep::{Engine, Mode, Object, Xdp};
+use skep_testing::kernel::{self, TestRun};
+use skep_testing::kernel_object::KernelObject;
+use skep_testing::tail_calls::{self, Case, PACKET};
+
+/// What a run gave: r0, the counter, the shapes of compiled tail calls.
+type Outcome = Result<(u32, u64, Option<Vec<String>>), String>;
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn ours(case: &Case, mode: Mode) -> Outcome {
+    let text = |error: &dyn std::fmt::Display| format!("{error:#}");
+    let engine = Engine::builder().mode(mode).build().map_err(|error| text(&error))?;
+    let loaded = engine.load(Object::from_spec("tailcall", case.object.clone())).map_err(|error| {
+        let mut chain = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            let _ = write!(chain, ": {cause}");
+            source = cause.source();
+        }
+        chain
+    })?;
+    let program = loaded.programs().next().ok_or("no program")?;
+    let mut packet = Xdp::packet(&[0; PACKET]).build().map_err(|error| text(&error))?;
+    let r0 = program.run(&mut packet).map_err(|error| text(&error))?;
+    let out = loaded.raw_map("out").map_err(|error| text(&error))?;
+    let out = out.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
+    let shapes = tail_calls::shapes(program.xlated()).into_iter().map(str::to_owned).collect();
+    let r0 = u32::try_from(r0 & u64::from(u32::MAX)).unwrap_or(0);
+    Ok((r0, word(&out), (mode == Mode::Jit).then_some(shapes)))
+}
+
+fn in_kernel(case: &Case) -> Outcome {
+    let object = KernelObject::create(&case.object).map_err(|error| error.to_string())?;
+    let mut programs = Vec::new();
+    for index in 0..case.object.programs.len() {
+        programs.push(Some(object.load(index, 0).map_err(|error| error.to_string())?.prog));
+    }
+    object.fill_prog_arrays(&programs).map_err(|error| error.to_string())?;
+    let main = programs.first().and_then(Option::as_ref).ok_or("no program")?;
+    let result = main.test_run(&TestRun { data: &[0; PACKET], ..TestRun::default() });
+    let result = result.map_err(|errno| errno.to_string())?;
+    let out = object.map("out").ok_or("no counter")?.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
+    Ok((result.retval, word(&out), None))
+}
+
+/// Appends what differs from the vector.
+fn judge(wrong: &mut String, file: &Path, engine: &str, case: &Case, outcome: Outcome) {
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    match outcome {
+        Err(problem) => {
+            let _ = writeln!(wrong, "{name}, {engine}: {problem}");
+        }
+        Ok((r0, out, shapes)) => {
+            if (r0, out) != (case.r0, case.out) {
+                let (want_r0, want_out) = (case.r0, case.out);
+                let _ = writeln!(wrong, "{name}, {engine}: r0 {r0} out {out}, expected r0 {want_r0} out {want_out}");
+            }
+            if let Some(shapes) = shapes
+                && shapes != case.shapes
+            {
+                let _ = writeln!(wrong, "{name}, {engine}: compiled as {shapes:?}, expected {:?}", case.shapes);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_engine_agrees() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/tailcall");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("vectors").map(|entry| entry.expect("entry").path()).collect();
+    files.sort();
+    let kernel = kernel::available().is_ok();
+    let mut wrong = String::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).expect("readable");
+        let case = tail_calls::parse(&text).unwrap_or_else(|error| panic!("{}: {error:?}", file.display()));
+        judge(&mut wrong, file, "interp", &case, ours(&case, Mode::Interp));
+        judge(&mut wrong, file, "jit", &case, ours(&case, Mode::Jit));
+        if kernel {
+            judge(&mut wrong, file, "kernel", &case, in_kernel(&case));
+        }
+    }
+    println!("tailcall: {} vectors on interp, jit{}", files.len(), if kernel { ", kernel" } else { "" });
+    assert!(files.len() >= 60, "the vectors are there");
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
