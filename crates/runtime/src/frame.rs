@@ -15,11 +15,11 @@ use crate::interp::Interp;
 use crate::program::ProgInner;
 
 /// Offset of the block in every vCPU's region: the first allocation of a fresh set.
-pub const BLOCK_OFF: u64 = 64;
+pub(crate) const BLOCK_OFF: u64 = 64;
 /// Offset of the tail-call counter (`u32`) from the vCPU's base.
-pub const TAIL_CALLS_OFF: u64 = BLOCK_OFF + offset_of!(CpuBlock, tail_calls) as u64;
+pub(crate) const TAIL_CALLS_OFF: u64 = BLOCK_OFF + offset_of!(CpuBlock, tail_calls) as u64;
 /// Tail calls of one run at most (`MAX_TAIL_CALL_CNT`).
-pub const MAX_TAIL_CALLS: u32 = 33;
+pub(crate) const MAX_TAIL_CALLS: u32 = 33;
 
 /// The runtime's words in a vCPU's memory. All zero is its initial state.
 #[repr(C, align(64))]
@@ -35,7 +35,7 @@ pub(crate) struct CpuBlock {
 }
 
 /// One run of a program, as helpers see it.
-pub struct RunFrame {
+pub(crate) struct RunFrame {
     /// The run that this one interrupted on the same vCPU.
     pub(crate) previous: *const RunFrame,
     pub(crate) engine: NonNull<EngineState>,

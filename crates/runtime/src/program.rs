@@ -467,14 +467,6 @@ impl ProgInner {
         &self.parts.name
     }
 
-    pub(crate) fn engine(&self) -> &Arc<EngineState> {
-        &self.engine
-    }
-
-    pub(crate) fn ctx_type(&self) -> CtxType {
-        self.ctx_type
-    }
-
     pub(crate) fn maps(&self) -> &[MapRef] {
         &self.maps
     }

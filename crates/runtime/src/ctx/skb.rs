@@ -376,14 +376,14 @@ impl SkBuff {
         const LINK: i64 = -0x20_0000;
         let bytes = self.head_to_end();
         let at = match offset {
-            0.. => self.start() as i64 + offset,
-            NET..0 => self.network as i64 + (offset - NET),
-            LINK..NET => self.mac as i64 + (offset - LINK),
-            _ => return -14,
+            0.. => Some((self.start(), offset)),
+            NET..0 => Some((self.network, offset - NET)),
+            LINK..NET => Some((self.mac, offset - LINK)),
+            _ => None,
         };
         let load = || {
-            let at = usize::try_from(at).ok()?;
-            let bytes = bytes.get(at..)?;
+            let (from, offset) = at?;
+            let bytes = bytes.get(from..)?.get(usize::try_from(offset).ok()?..)?;
             Some(match size {
                 Size::B => i64::from(*bytes.first()?),
                 Size::H => i64::from(u16::from_be_bytes(*bytes.first_chunk()?)),

@@ -12,9 +12,9 @@ use skep_abi::Errno;
 use super::{Context, CtxParts, CtxType, Packet};
 
 /// Bytes before the packet (`XDP_PACKET_HEADROOM`).
-pub const HEADROOM: usize = 256;
+const HEADROOM: usize = 256;
 /// Bytes after the largest packet that are not the program's (`SKB_DATA_ALIGN(sizeof(struct skb_shared_info))`).
-pub(crate) const TAILROOM: usize = 320;
+const TAILROOM: usize = 320;
 /// Bytes of a frame (`PAGE_SIZE`).
 const FRAME: usize = 4096;
 /// What the kernel keeps at the start of a frame (`sizeof(struct xdp_frame)`).

@@ -100,7 +100,7 @@ fn status(result: Result<(), Errno>) -> u64 {
 ///
 /// # Safety
 /// `len` bytes at `address` are readable for the length of the helper call, and no other argument writes them.
-unsafe fn bytes<'a>(_run: &'a Run, address: u64, len: u64) -> &'a [u8] {
+unsafe fn bytes(_run: &Run, address: u64, len: u64) -> &[u8] {
     if len == 0 {
         return &[];
     }
@@ -114,7 +114,7 @@ unsafe fn bytes<'a>(_run: &'a Run, address: u64, len: u64) -> &'a [u8] {
 /// # Safety
 /// `len` bytes at `address` are writable for the length of the helper call, and no other argument overlaps them.
 #[expect(clippy::mut_from_ref, reason = "the run only gives the lifetime")]
-unsafe fn bytes_mut<'a>(_run: &'a Run, address: u64, len: u64) -> &'a mut [u8] {
+unsafe fn bytes_mut(_run: &Run, address: u64, len: u64) -> &mut [u8] {
     if len == 0 {
         return &mut [];
     }

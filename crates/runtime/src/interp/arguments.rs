@@ -50,10 +50,8 @@ impl<'a> Interp<'a> {
                     };
                     self.check(insn, value, len, memory_kind(arg))?;
                 }
-                ArgKind::PtrToCtx => {
-                    if value != self.ctx.object() as u64 {
-                        self.stop(insn, FaultKind::Read { address: value, len: 1 })?;
-                    }
+                ArgKind::PtrToCtx if value != self.ctx.object() as u64 => {
+                    self.stop(insn, FaultKind::Read { address: value, len: 1 })?;
                 }
                 ArgKind::PtrToSpinLock => self.check(insn, value, 4, Kind::Write)?,
                 ArgKind::KptrXchgDest => self.check(insn, value, 8, Kind::Write)?,
@@ -72,8 +70,9 @@ impl<'a> Interp<'a> {
         if let Some(map) = self.map_at(address) {
             return Some(map);
         }
+        let known = self.inner_maps.borrow().contains(&address);
         // SAFETY: an inner map that a lookup returned is kept to the end of the run.
-        self.inner_maps.borrow().contains(&address).then(|| unsafe { MapObject::from_addr(address) })
+        known.then(|| unsafe { MapObject::from_addr(address) })
     }
 
     /// Remembers what a lookup returned, if it is a map and not a value.
@@ -100,8 +99,10 @@ impl<'a> Interp<'a> {
         if arg.flags.has(TypeFlags::UNINIT) {
             return Ok(());
         }
+        // SAFETY: the address of a dynptr, by the prototype.
+        let dynptr = unsafe { crate::helper::dynptr::at(at) };
         // SAFETY: writable memory of the run (tested above).
-        let dynptr = unsafe { crate::helper::dynptr::at(at).read_unaligned() };
+        let dynptr = unsafe { dynptr.read_unaligned() };
         match dynptr.memory() {
             Some((start, len)) => self.check(insn, start, len, Kind::Read),
             None => Ok(()),

@@ -1,4 +1,11 @@
 //! One program on three engines: interpreter, compiled code and the running kernel.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "a test's helper: what fails, fails the test"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
