@@ -371,7 +371,7 @@ impl Program {
 impl ProgInner {
     #[inline]
     pub(crate) fn run<C: Context>(&self, ctx: &mut C) -> Result<u64, RunError> {
-        if ctx.ctx_type() != self.ctx_type {
+        if C::TYPE != self.ctx_type {
             return Err(self.wrong_context());
         }
         let guard = self.cpus.enter()?;
@@ -381,7 +381,7 @@ impl ProgInner {
 
     #[inline]
     pub(crate) fn run_on<C: Context>(&self, guard: &CpuGuard<'_>, ctx: &mut C) -> Result<u64, RunError> {
-        if ctx.ctx_type() != self.ctx_type {
+        if C::TYPE != self.ctx_type {
             return Err(self.wrong_context());
         }
         let base = guard.base().as_ptr() as u64;

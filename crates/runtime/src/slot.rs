@@ -69,8 +69,13 @@ impl<C> fmt::Debug for Slot<C> {
 
 impl<C: Context> Slot<C> {
     /// A place with a first program.
-    #[must_use]
-    pub fn new(program: &Program) -> Self {
+    ///
+    /// # Errors
+    /// The program runs on another context than `C`.
+    pub fn new(program: &Program) -> Result<Self, SlotError> {
+        if C::TYPE != program.ctx_type() {
+            return Err(SlotError::WrongContext { program: program.name().to_owned() });
+        }
         let current = Arc::into_raw(Arc::clone(program.inner())).cast_mut();
         let shared = Shared {
             current: AtomicPtr::new(current),
@@ -78,7 +83,7 @@ impl<C: Context> Slot<C> {
             cpus: program.engine().cpus().clone(),
             swapping: Mutex::new(()),
         };
-        Self { shared: Arc::new(shared), _ctx: PhantomData }
+        Ok(Self { shared: Arc::new(shared), _ctx: PhantomData })
     }
 
     /// Runs the current version once; r0 as it left it.

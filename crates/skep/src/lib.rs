@@ -9,6 +9,7 @@ mod engine;
 mod load;
 mod loaded;
 mod program;
+mod slot;
 mod typed;
 mod verify;
 
@@ -25,10 +26,15 @@ pub use loaded::{Loaded, NotFound};
 pub use maps::MapError;
 pub use object::{Object, ObjectError};
 pub use program::Program;
+pub use skep_runtime::ctx::{Context, Redirect};
 pub use skep_runtime::ctx::{RawTp, SkBuff, Skb, Syscall, UserContext, UserLayout, Xdp, XdpAction, XdpBuff};
 pub use skep_runtime::map::Map as RawMap;
+pub use skep_runtime::test_run::{
+    Output, SkbOutput, TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult, User, XdpOutput,
+};
 pub use skep_runtime::{ProgStats, RunError, StatsGuard, TraceLine, TraceSink};
 pub use skep_sync::CpuGuard;
+pub use slot::{Retired, Slot, SlotError, Version};
 pub use typed::{MapTypeError, TypedMap};
 pub use verify::{Shapes, SpecError, VerifyReport};
 pub use zerocopy;

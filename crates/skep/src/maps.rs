@@ -40,7 +40,10 @@ pub(crate) fn create(
     let mut maps = Vec::with_capacity(object.maps().len());
     for (spec, record) in object.maps().iter().zip(shapes.records()) {
         maps.push(match reused(&spec.name) {
-            Some(map) => map,
+            Some(map) => {
+                check_fits(object, spec, record, cpus, &map)?;
+                map
+            }
             None => create_one(object, spec, record, cpus)?,
         });
     }
@@ -60,6 +63,26 @@ pub(crate) fn create(
         }
     }
     Ok(maps)
+}
+
+/// A map that is taken over has the shape that the object declares.
+fn check_fits(
+    object: &Object,
+    spec: &MapSpec,
+    record: &[RecordField],
+    cpus: &CpuSet,
+    map: &Map,
+) -> Result<(), MapError> {
+    let failed = |errno| MapError { map: spec.name.clone(), what: "be adopted: its layout differs", errno };
+    let wanted = runtime_spec(object, spec, record, cpus).map_err(failed)?;
+    let info = map.info();
+    let same = wanted.map_type == Some(info.map_type)
+        && (wanted.key_size, wanted.value_size) == (info.key_size, info.value_size)
+        && wanted.max_entries == info.max_entries
+        // A type may have added flags of its own.
+        && wanted.flags & !(info.flags | info.user_flags) == 0
+        && wanted.record.fields() == info.record.fields();
+    if same { Ok(()) } else { Err(failed(Errno::EINVAL)) }
 }
 
 fn create_one(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &CpuSet) -> Result<Map, MapError> {

@@ -163,8 +163,8 @@ impl CtxParts {
 /// `parts` describes memory that stays valid and unaliased while `self` is borrowed: its readable bytes are initialised,
 /// and its type is the one that `ctx_type` names.
 pub unsafe trait Context {
-    /// Which programs accept it.
-    fn ctx_type(&self) -> CtxType;
+    /// Which programs accept it; the same for all values of the type.
+    const TYPE: CtxType;
     /// Its memory, for one run.
     fn parts(&mut self) -> CtxParts;
 }

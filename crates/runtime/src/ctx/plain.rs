@@ -30,9 +30,7 @@ impl RawTp {
 
 // SAFETY: the array is owned, initialised and borrowed exclusively.
 unsafe impl Context for RawTp {
-    fn ctx_type(&self) -> CtxType {
-        CtxType::RawTp
-    }
+    const TYPE: CtxType = CtxType::RawTp;
 
     fn parts(&mut self) -> CtxParts {
         CtxParts::plain(NonNull::from(&mut self.args).cast(), 8 * 12, 0)
@@ -75,9 +73,7 @@ impl Syscall {
 
 // SAFETY: the vector is owned, initialised and borrowed exclusively.
 unsafe impl Context for Syscall {
-    fn ctx_type(&self) -> CtxType {
-        CtxType::Syscall
-    }
+    const TYPE: CtxType = CtxType::Syscall;
 
     fn parts(&mut self) -> CtxParts {
         let len = u32::try_from(self.len).unwrap_or(u32::MAX);

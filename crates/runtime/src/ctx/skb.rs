@@ -396,10 +396,7 @@ impl SkBuff {
 
 // SAFETY: the object is the value's first field, and its pointers delimit the owned, initialised buffer.
 unsafe impl Context for SkBuff {
-    #[inline]
-    fn ctx_type(&self) -> CtxType {
-        CtxType::Skb
-    }
+    const TYPE: CtxType = CtxType::Skb;
 
     #[inline]
     fn parts(&mut self) -> CtxParts {

@@ -76,10 +76,7 @@ impl UserLayout {
 
 // SAFETY: `UserContext` promises what `Context` asks for.
 unsafe impl<T: UserContext> Context for T {
-    #[inline]
-    fn ctx_type(&self) -> CtxType {
-        CtxType::User(TypeId::of::<T>())
-    }
+    const TYPE: CtxType = CtxType::User(TypeId::of::<T>());
 
     #[inline]
     fn parts(&mut self) -> CtxParts {

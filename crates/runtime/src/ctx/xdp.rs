@@ -381,10 +381,7 @@ fn signed(n: usize) -> i64 {
 
 // SAFETY: the object is the value's first field, and its pointers delimit the owned, initialised buffer.
 unsafe impl Context for XdpBuff {
-    #[inline]
-    fn ctx_type(&self) -> CtxType {
-        CtxType::Xdp
-    }
+    const TYPE: CtxType = CtxType::Xdp;
 
     #[inline]
     fn parts(&mut self) -> CtxParts {

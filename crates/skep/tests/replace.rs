@@ -1,0 +1,87 @@
+//! Replacing programs under load: each run one version, none lost, none doubled, nothing leaks.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use skep::{Engine, Object, SlotError, Xdp, XdpBuff};
+
+/// Two programs, the first of which tail-calls the second; both know their version.
+fn version(number: i32) -> skep::Version {
+    object(number).entry("first_half")
+}
+
+fn object(number: i32) -> Object {
+    let object = Object::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/version.bpf.o")).expect("committed");
+    object.set_rodata("version", number).expect("a 4-byte constant")
+}
+
+/// How many swaps: 100,000 in the soak (`SKEP_SWAPS`), fewer in CI.
+fn swaps() -> i32 {
+    std::env::var("SKEP_SWAPS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
+}
+
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("proc");
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn every_run_sees_one_whole_version() {
+    let engine = Engine::new().expect("an engine");
+    let slot: skep::Slot<XdpBuff> = engine.slot(version(1)).expect("the first version");
+    let stop = AtomicBool::new(false);
+    let runs = AtomicU64::new(0);
+    let newest = AtomicU64::new(1);
+    let mut base = 0;
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut packet = Xdp::packet(&[0; 64]).build().expect("a packet");
+                let mut seen = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let at_least = newest.load(Ordering::Acquire);
+                    let result = slot.run(&mut packet).expect("a run");
+                    runs.fetch_add(1, Ordering::Relaxed);
+                    // The program returns its version twice, once from before a tail call and once from behind it.
+                    let (first, second) = (result >> 32, result & 0xffff_ffff);
+                    assert_eq!(first, second, "a run saw two versions");
+                    // A run that starts after a swap returned sees the new version, and versions never go back.
+                    assert!(first >= at_least, "a run saw {first}, but {at_least} was in place before it started");
+                    assert!(first >= seen, "from {seen} back to {first}");
+                    seen = first;
+                }
+            });
+        }
+        for number in 2..swaps() {
+            let old = slot.swap(version(number).adopt_maps(&["runs"]).expect("the map")).expect("a swap");
+            newest.store(u64::from(number.unsigned_abs()), Ordering::Release);
+            drop(old.drained().expect("outside of runs"));
+            if number % 100 == 0 {
+                // What is deferred is done on a thread of its own, which a machine without a free core holds back.
+                engine.cpus().barrier().expect("outside of runs");
+            }
+            if base == 0 && number > 500 {
+                base = resident();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let total: u64 = slot.current().map::<u32, u64>("runs").expect("the map").sum_cpus(&0).expect("counted");
+    assert_eq!(total, runs.load(Ordering::Relaxed), "adopted counters lost or doubled a run");
+    let now = resident();
+    assert!(now <= base + base / 50 + 64, "resident pages grew from {base} to {now}");
+}
+
+#[test]
+fn a_version_that_does_not_fit_changes_nothing() {
+    let engine = Engine::new().expect("an engine");
+    let slot: skep::Slot<XdpBuff> = engine.slot(version(7)).expect("the first version");
+    let mut packet = Xdp::packet(&[0; 64]).build().expect("a packet");
+    let mut other = object(8);
+    other.set_max_entries("runs", 9).expect("a map");
+    let refused = slot.swap(other.entry("first_half").adopt_maps(&["runs"]).expect("the map"));
+    assert!(matches!(refused, Err(SlotError::Load(_))), "a map of another size was adopted: {refused:?}");
+    assert!(version(8).adopt_maps(&["nonsense"]).is_err());
+    let missing = slot.swap(object(8).entry("nonsense"));
+    assert!(matches!(missing, Err(SlotError::NotFound(_))), "{missing:?}");
+    assert_eq!(slot.run(&mut packet).expect("a run"), 7 << 32 | 7);
+}
