@@ -13,6 +13,7 @@ pub mod engine;
 mod frame;
 pub mod helper;
 pub mod interp;
+pub mod kfunc;
 pub mod map;
 pub mod program;
 pub mod slot;

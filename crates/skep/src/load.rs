@@ -86,11 +86,15 @@ fn build(
     let ctx_type = ctx_type.ok_or_else(|| LoadError::NotRunnable { program: spec.name.clone(), prog_type })?;
 
     let used: Vec<Map> = xlated.used_maps.iter().filter_map(|&map| maps.get(map as usize).cloned()).collect();
+    let address = |name: &str| skep_runtime::kfunc::kfunc(name).map(skep_runtime::kfunc::Kfunc::address);
+    // What the verifier let through is there, except a weak function that is not and that no path calls.
+    let kfuncs: Vec<u64> = spec.kfuncs.iter().map(|kfunc| address(&kfunc.name).unwrap_or(0)).collect();
     let stats = skep_runtime::Program::alloc_stats(engine.state())
         .map_err(|error| failed("has no room for statistics", Box::new(error)))?;
     let code = match engine.arena() {
         Some(arena) => {
             let layout = skep_jit::Layout {
+                kfuncs: kfuncs.clone(),
                 maps: used.iter().map(code::map_layout).collect(),
                 stats: i64::try_from(stats.offset()).ok().filter(|_| engine.is_live()),
                 ..engine.layout().clone()
@@ -122,7 +126,7 @@ fn build(
             xlated: Arc::new(xlated),
             ctx_type,
             maps: used.iter().map(Map::keep).collect(),
-            kfuncs: Vec::new(),
+            kfuncs,
             code: code.as_ref().map(Code::parts),
             stats,
             attached,

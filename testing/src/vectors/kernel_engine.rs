@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use skep_abi::{Imm64, Insn, MapType, ProgType, RawInsn, decode};
+use skep_abi::{CallTarget, Imm64, Insn, MapType, ProgType, RawInsn, decode};
+use skep_btf::Kind;
 
-use super::{Case, Engine, Expect, Outcome, program, types_for};
+use super::{Assembled, Case, Engine, Expect, Outcome, program, types_for};
 use crate::kernel::{Map, MapCreate, ProgLoad, TestRun, btf_load};
+use crate::probe::vmlinux;
 
 /// Loads and runs vectors with bpf(2).
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,9 +27,10 @@ impl Engine for KernelEngine {
 }
 
 fn attempt(case: &Case) -> Result<Outcome, String> {
-    let mut insns = program(case).map_err(|error| error.to_string())?;
+    let Assembled { mut insns, kfuncs } = program(case).map_err(|error| error.to_string())?;
     let maps = create_maps(case)?;
     put_fds(&mut insns, &maps);
+    put_kfuncs(&mut insns, &kfuncs)?;
     let (prog_type, attach_type) = case.prog_type.unwrap_or((ProgType::SocketFilter, skep_abi::AttachType::default()));
     let types = types_for(&insns);
     let btf = types.as_ref().map(|types| btf_load(&types.btf)).transpose().map_err(|failure| failure.to_string())?;
@@ -98,4 +101,20 @@ fn put_fds(insns: &mut [RawInsn], maps: &[Map]) {
             insns[at].imm = fd;
         }
     }
+}
+
+/// Replaces numbers of kernel functions by BTF ids.
+fn put_kfuncs(insns: &mut [RawInsn], names: &[String]) -> Result<(), String> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let find = |name: &String| vmlinux().find(name, Kind::Func).ok_or_else(|| format!("the kernel has no {name}"));
+    let ids = names.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    for at in 0..insns.len() {
+        if let Ok(Insn::Call { target: CallTarget::Kfunc { id, .. } }) = decode(insns, at) {
+            let id = usize::try_from(id).ok().and_then(|at| ids.get(at)).ok_or("a kernel function without a name")?;
+            insns[at].imm = id.0.cast_signed();
+        }
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ mod verifier_engine;
 use std::path::{Path, PathBuf};
 
 use skep_abi::RawInsn;
+use skep_abi::asm::{AsmError, Resolve, assemble_with};
 
 pub use bless::bless;
 pub use case::{Case, Expect, FormatError, Input, MapDecl, parse};
@@ -55,22 +56,53 @@ pub enum Outcome {
     Skipped(String),
 }
 
+/// A case's program, and the kernel functions that its calls index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assembled {
+    /// Instructions; map references and kernel function calls hold indices.
+    pub insns: Vec<RawInsn>,
+    /// Names of kernel functions.
+    pub kfuncs: Vec<String>,
+}
+
+/// Numbers maps as the case declares them and kernel functions as they come.
+struct Numbers<'a> {
+    case: &'a Case,
+    kfuncs: Vec<String>,
+}
+
+impl Resolve for Numbers<'_> {
+    fn map(&mut self, name: &str) -> Option<i32> {
+        if self.case.prog_type.is_none() && name == "out" {
+            return Some(OUT_MAP);
+        }
+        let first = i32::from(self.case.prog_type.is_none());
+        let at = self.case.maps.iter().position(|map| map.name == name)?;
+        Some(first + i32::try_from(at).ok()?)
+    }
+
+    fn kfunc(&mut self, name: &str) -> Option<(i32, i16)> {
+        if !name.starts_with("bpf_") {
+            return None;
+        }
+        let at = self.kfuncs.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.kfuncs.push(name.to_owned());
+            self.kfuncs.len() - 1
+        });
+        Some((i32::try_from(at).ok()?, 0))
+    }
+}
+
 /// The whole program of a case: with a program type it is the case's own text; without, it becomes a subprogram of a
 /// frame that passes the memory in r1 and its size in r2 and stores r0 in the first 8 bytes of map [`OUT_MAP`].
 ///
 /// # Errors
 /// The assembler's.
-pub fn program(case: &Case) -> Result<Vec<RawInsn>, skep_abi::asm::AsmError> {
-    let mut names = |name: &str| match name {
-        "out" if case.prog_type.is_none() => Some(OUT_MAP),
-        _ => {
-            let first = i32::from(case.prog_type.is_none());
-            let at = case.maps.iter().position(|map| map.name == name)?;
-            Some(first + i32::try_from(at).ok()?)
-        }
-    };
+pub fn program(case: &Case) -> Result<Assembled, AsmError> {
+    let mut names = Numbers { case, kfuncs: Vec::new() };
     if case.prog_type.is_some() {
-        return skep_abi::asm::assemble_with(&case.text, &mut names);
+        let insns = assemble_with(&case.text, &mut names)?;
+        return Ok(Assembled { insns, kfuncs: names.kfuncs });
     }
     let (memory, size) = match case.input.len() {
         0 => ("r1 = 0".to_owned(), 0),
@@ -81,10 +113,9 @@ pub fn program(case: &Case) -> Result<Vec<RawInsn>, skep_abi::asm::AsmError> {
         case.text
     );
     // The frame's lines come before the case's in messages about the text.
-    skep_abi::asm::assemble_with(&text, &mut names).map_err(|error| skep_abi::asm::AsmError {
-        line: error.line.saturating_sub(8).saturating_add(case.line),
-        ..error
-    })
+    let insns = assemble_with(&text, &mut names)
+        .map_err(|error| AsmError { line: error.line.saturating_sub(8).saturating_add(case.line), ..error })?;
+    Ok(Assembled { insns, kfuncs: names.kfuncs })
 }
 
 /// Compares an outcome with what the case expects.

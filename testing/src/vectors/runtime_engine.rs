@@ -6,6 +6,7 @@ use std::sync::Arc;
 use skep_abi::{AluOp, AttachType, CallTarget, Imm64, Insn, Operand, ProgType, RawInsn, Reg, Width, decode};
 use skep_jit::{CpuFeatures, MapAccess, MapLayout};
 use skep_runtime::ctx::{CtxType, Syscall};
+use skep_runtime::kfunc::{Kfunc, kfunc};
 use skep_runtime::map::{Map, MapAccessInfo, MapSpec};
 use skep_runtime::test_run::{TestRunAttr, TestRunError};
 use skep_runtime::{Code, EngineState, Program, ProgramParts, StatsOff};
@@ -59,9 +60,13 @@ impl RuntimeEngine {
     fn attempt(&self, case: &Case) -> Result<Outcome, String> {
         let built = with_verified(case, |spec, verified| {
             let options = RewriteOptions { pokes: false, ..RewriteOptions::default() };
-            skep_verifier::rewrite(spec, verified, &options).map_err(|error| error.to_string())
+            let address =
+                |name: &str| kfunc(name).map(Kfunc::address).ok_or_else(|| format!("no kernel function {name}"));
+            let kfuncs = spec.kfuncs.iter().map(|kfunc| address(&kfunc.name)).collect::<Result<Vec<u64>, String>>()?;
+            let xlated = skep_verifier::rewrite(spec, verified, &options).map_err(|error| error.to_string())?;
+            Ok::<_, String>((xlated, kfuncs))
         });
-        let xlated = match built {
+        let (xlated, kfuncs) = match built {
             Ok(rewritten) => rewritten?,
             Err(message) => return Ok(Outcome::Refused(message)),
         };
@@ -71,7 +76,7 @@ impl RuntimeEngine {
             return Ok(Outcome::Skipped(format!("no context for {prog_type}")));
         };
         let used: Vec<Map> = xlated.used_maps.iter().filter_map(|map| maps.get(*map as usize).cloned()).collect();
-        let program = self.publish(prog_type, attach_type, ctx_type, xlated, &used)?;
+        let program = self.publish((prog_type, attach_type, ctx_type), xlated, &used, kfuncs)?;
         let (r0, out) = match run(case, &program) {
             Ok(result) => result,
             Err(_) if case.expect == Expect::Accepted => (0, Vec::new()),
@@ -91,14 +96,13 @@ impl RuntimeEngine {
     /// Compiles, where this engine does, and publishes a rewritten program.
     fn publish(
         &self,
-        prog_type: ProgType,
-        attach_type: AttachType,
-        ctx_type: CtxType,
+        (prog_type, attach_type, ctx_type): (ProgType, AttachType, CtxType),
         xlated: Xlated,
         maps: &[Map],
+        kfuncs: Vec<u64>,
     ) -> Result<Program, String> {
         let stats = Program::alloc_stats(&self.state).map_err(|error| error.to_string())?;
-        let code = self.compile(&xlated, maps, &stats)?;
+        let code = self.compile(&xlated, maps, &kfuncs, &stats)?;
         let parts = ProgramParts {
             name: "program".to_owned(),
             prog_type,
@@ -109,7 +113,7 @@ impl RuntimeEngine {
             xlated: Arc::new(xlated),
             ctx_type,
             maps: maps.iter().map(Map::keep).collect(),
-            kfuncs: Vec::new(),
+            kfuncs,
             code,
             stats,
             attached: Vec::new(),
@@ -140,7 +144,8 @@ impl RuntimeEngine {
         let verified = Verified::assume(AssumeVerified::i_vouch_for_the_program(), insns.to_vec(), &starts);
         let options = RewriteOptions { pokes: false, ..RewriteOptions::default() };
         let xlated = skep_verifier::rewrite(&spec, &verified, &options).map_err(|error| error.to_string())?;
-        let program = self.publish(ProgType::Syscall, AttachType::default(), CtxType::Syscall, xlated, &[])?;
+        let program =
+            self.publish((ProgType::Syscall, AttachType::default(), CtxType::Syscall), xlated, &[], Vec::new())?;
         let mut ctx = Syscall::bytes(memory);
         let r0 = program.run(&mut ctx).map_err(|error| error.to_string())?;
         Ok((r0, ctx.to_bytes()))
@@ -169,7 +174,7 @@ impl RuntimeEngine {
         Ok(maps)
     }
 
-    fn compile(&self, xlated: &Xlated, maps: &[Map], stats: &StatsOff) -> Result<Option<Code>, String> {
+    fn compile(&self, xlated: &Xlated, maps: &[Map], kfuncs: &[u64], stats: &StatsOff) -> Result<Option<Code>, String> {
         let Some(arena) = &self.arena else { return Ok(None) };
         let base = self.state.layout_base();
         let layout = skep_jit::Layout {
@@ -178,6 +183,7 @@ impl RuntimeEngine {
             helpers: base.helpers,
             ld_abs: base.ld_abs,
             maps: maps.iter().map(map_layout).collect(),
+            kfuncs: kfuncs.to_vec(),
             stats: i64::try_from(stats.offset()).ok(),
             ..skep_jit::Layout::default()
         };

@@ -2,9 +2,9 @@
 
 use skep_abi::{AttachType, MapType, ProgType};
 use skep_btf::{Btf, FuncInfo, TypeId};
-use skep_verifier::{Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, Verified, verify};
+use skep_verifier::{KfuncRef, Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, Verified, verify};
 
-use super::{Case, Engine, Outcome, ProgTypes, program, types_for};
+use super::{Assembled, Case, Engine, Outcome, ProgTypes, program, types_for};
 
 /// Verifies vectors by the rules of Linux 6.18.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,7 +28,8 @@ impl Engine for VerifierEngine {
 /// # Errors
 /// The assembler's or the verifier's message.
 pub fn with_verified<T>(case: &Case, then: impl FnOnce(&ProgramSpec<'_>, &Verified) -> T) -> Result<T, String> {
-    let insns = program(case).map_err(|error| error.to_string())?;
+    let Assembled { insns, kfuncs } = program(case).map_err(|error| error.to_string())?;
+    let kfuncs: Vec<KfuncRef<'_>> = kfuncs.iter().map(|name| KfuncRef { name: name.as_str().into() }).collect();
     let shapes = shapes(case);
     let types = types_for(&insns);
     let btf = types.as_ref().and_then(|types| Btf::parse(&types.btf).ok());
@@ -41,7 +42,7 @@ pub fn with_verified<T>(case: &Case, then: impl FnOnce(&ProgramSpec<'_>, &Verifi
         flags: ProgFlags::default(),
         insns: &insns,
         maps: &shapes,
-        kfuncs: &[],
+        kfuncs: &kfuncs,
         btf: btf.as_ref(),
         func_info: &func_info,
         line_info: &[],

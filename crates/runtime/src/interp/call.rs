@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use skep_abi::CallTarget;
 
+use super::memory::Kind;
 use super::{FaultKind, Interp, Stopped};
 use crate::frame::{MAX_TAIL_CALLS, Run};
 use crate::helper::HelperFn;
+use crate::kfunc;
 use crate::map::{MapAccessInfo, MapRef};
 use crate::program::ProgInner;
 
@@ -29,6 +31,10 @@ impl<'a> Interp<'a> {
     ) -> Result<(), Stopped> {
         if let CallTarget::Helper(id) = target {
             self.check_arguments(insn, id, regs)?;
+        } else if let Some(kfunc) = kfunc::at(address)
+            && kfunc.memory != 0
+        {
+            self.check(insn, regs[1], u64::from(kfunc.memory), Kind::Write)?;
         }
         self.at.set(insn);
         if self.calls.get() >= MAX_NESTING {
