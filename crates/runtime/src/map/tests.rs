@@ -1,6 +1,7 @@
 //! Tests of what all types share, through the handle.
 
 use skep_abi::map_flags::{BPF_F_RDONLY, BPF_F_WRONLY};
+use skep_abi::update_flags::BPF_F_LOCK;
 use skep_abi::{Errno, MapType};
 use skep_sync::{Config, CpuSet};
 
@@ -68,4 +69,32 @@ fn permissions_and_freezing() {
     assert_eq!(map.freeze(), Err(Errno::EPERM));
     assert_eq!(map.update(&key, &[0; 8], 0), Err(Errno::EPERM));
     assert_eq!(map.lookup(&key, 0), Ok(vec![0; 8]));
+}
+
+/// Writers and readers that ask for the lock never see half a value; a user never sees the lock.
+#[test]
+fn values_with_a_lock_are_whole() {
+    let record =
+        |size| Record::new(vec![SpecialField { kind: FieldKind::SpinLock, offset: 0, size: 4 }], size).unwrap();
+    for map_type in [MapType::Array, MapType::Hash] {
+        let spec = MapSpec { record: record(64), ..MapSpec::new(map_type, 4, 64, 1) };
+        let map = Map::create(&spec, &cpus(2)).unwrap();
+        let key = 0_u32.to_ne_bytes();
+        let flags = BPF_F_LOCK;
+        assert_eq!(map.update(&key, &[0; 64], flags), Ok(()));
+        std::thread::scope(|scope| {
+            for writer in 1..3_u8 {
+                let map = &map;
+                scope.spawn(move || (0..5000).for_each(|_| map.update(&key, &[writer; 64], flags).unwrap()));
+            }
+            for _ in 0..2000 {
+                let value = map.lookup(&key, flags).unwrap();
+                assert_eq!(value[..4], [0; 4], "the lock reads as zero");
+                assert!(value[4..].iter().all(|&byte| byte == value[4]), "{value:?}");
+            }
+        });
+        assert_eq!(map.freeze(), Err(Errno::ENOTSUPP));
+    }
+    let plain = Map::create(&array(), &cpus(1)).unwrap();
+    assert_eq!(plain.update(&0_u32.to_ne_bytes(), &[0; 8], BPF_F_LOCK), Err(Errno::EINVAL));
 }
