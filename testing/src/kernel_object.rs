@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use skep_abi::{Errno, MapType, RawInsn};
 use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use skep_object::{MapSpec, ObjectSpec, SlotTarget};
+use skep_object::{MapKind, MapSpec, ObjectSpec, SlotTarget};
 
 use crate::kernel::{self, BtfFd, LoadFailure, Loaded, Map, MapCreate, Prog, ProgLoad};
 use crate::kernel_btf;
@@ -202,6 +202,14 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
     });
     let created = created.map_err(|errno| failed(map, "create", errno))?;
     if let Some(image) = map.initial_value() {
+        let image = if map.kind == MapKind::PerCpu {
+            // Without BPF_F_ALL_CPUS (before 6.19), an update gives every CPU's value.
+            let mut one = image.into_owned();
+            one.resize(one.len().next_multiple_of(8), 0);
+            one.repeat(kernel::possible_cpus())
+        } else {
+            image.into_owned()
+        };
         created.update(&[0; 4], &image, 0).map_err(|errno| failed(map, "initial value", errno))?;
         if read_only {
             created.freeze().map_err(|errno| failed(map, "freeze", errno))?;

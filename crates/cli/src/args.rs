@@ -198,6 +198,24 @@ pub(crate) enum Bench {
     Run(BenchArgs),
     /// Flip the statistics of many programs again and again while threads run them
     Poke(PokeArgs),
+    /// Counters of several kinds, on one thread and on more
+    Percpu(PercpuArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct PercpuArgs {
+    /// Threads at most; the machine's CPUs unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Measure this beside ours, in the same process
+    #[arg(long, value_enum)]
+    pub(crate) against: Vec<Peer>,
+    /// Rounds of each row
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Milliseconds that one measurement lasts, at least
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) millis: u64,
 }
 
 #[derive(Args)]

@@ -5,6 +5,7 @@
 
 mod latency_svg;
 mod measure;
+mod percpu;
 mod poke;
 mod rows;
 
@@ -16,5 +17,6 @@ pub(crate) fn run(command: &Bench, output: Output) -> Result<()> {
     match command {
         Bench::Run(args) => rows::run(args, output),
         Bench::Poke(args) => poke::run(args, output),
+        Bench::Percpu(args) => percpu::run(args, output),
     }
 }
