@@ -27,10 +27,7 @@ impl Code {
                     kind: match reloc.kind {
                         skep_jit::RelocKind::Rel32 => skep_text::RelocKind::Rel32,
                         skep_jit::RelocKind::Abs64 => skep_text::RelocKind::Abs64,
-                        // The arena of this architecture has no such branch.
-                        skep_jit::RelocKind::Branch26 => {
-                            return Err(TextError::BadImage { size: image.bytes.len() });
-                        }
+                        skep_jit::RelocKind::Branch26 => skep_text::RelocKind::Branch26,
                     },
                     target: match reloc.target {
                         skep_jit::RelocTarget::Addr(address) => skep_text::Target::Addr(address),

@@ -2,7 +2,7 @@
 //!
 //! Bytes come in as data, with their relocations and the places that may change later. Dropping the last handle of an
 //! image fills it with trap bytes and frees it, after a grace period of the arena's [`CpuSet`]: code may run only inside
-//! runs of that set. Invariant: every byte of the arena belongs to a live image or is [`x64::FILL`].
+//! runs of that set. Invariant: every byte of the arena belongs to a live image or is [`host::FILL`].
 //! Kernel counterpart: `bpf_prog_pack_alloc`, `kernel/bpf/core.c` (6.18).
 
 mod install;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use skep_sync::CpuSet;
 
-use crate::arch::{CodeAddr, SiteBytes, host, x64};
+use crate::arch::{CodeAddr, SiteBytes, host};
 use crate::error::TextError;
 use crate::owners::{self, Image, Owner};
 use crate::poke::{self, Entry, PokeLock, PokeReport};
@@ -28,7 +28,8 @@ use ranges::Ranges;
 /// The size of an arena, and where it should lie.
 #[derive(Debug, Clone)]
 pub struct ArenaConfig {
-    /// Bytes of address space; memory is used as code comes in. At most 1 GiB. Default: 256 MiB.
+    /// Bytes of address space; memory is used as code comes in. At most 1 GiB. Default: 256 MiB, on arm64 64 MiB, so that
+    /// a branch reaches all of it.
     pub size: usize,
     /// An address that the code should reach with a 32-bit displacement. Default: this crate's own code.
     pub near: Option<usize>,
@@ -36,7 +37,7 @@ pub struct ArenaConfig {
 
 impl Default for ArenaConfig {
     fn default() -> ArenaConfig {
-        ArenaConfig { size: 256 << 20, near: None }
+        ArenaConfig { size: if cfg!(target_arch = "aarch64") { 64 << 20 } else { 256 << 20 }, near: None }
     }
 }
 
@@ -70,6 +71,8 @@ pub enum RelocKind {
     Rel32,
     /// Eight bytes: the address.
     Abs64,
+    /// The branch of an arm64 `B` or `BL`: its field for the distance. As for `Rel32`, far addresses get a veneer.
+    Branch26,
 }
 
 /// What a relocation refers to.
@@ -261,8 +264,11 @@ impl ArenaInner {
 
     fn fill(&self, offset: usize, len: usize) {
         let alias = self.map.alias(offset);
-        // SAFETY: a range of the arena that no live image owns.
-        unsafe { alias.write_bytes(x64::FILL, len) };
+        for at in (0..len).step_by(host::FILL.len()) {
+            let word = alias.wrapping_add(at).cast::<[u8; 4]>();
+            // SAFETY: a word of a range of the arena that no live image owns; ranges are whole granules.
+            unsafe { word.write(host::FILL) };
+        }
     }
 }
 

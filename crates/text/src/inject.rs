@@ -129,6 +129,7 @@ mod on {
         VIOLATIONS.store(0, Ordering::SeqCst);
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn violation() {
         VIOLATIONS.fetch_add(1, Ordering::SeqCst);
     }
@@ -181,8 +182,10 @@ mod on {
     }
 }
 
+#[cfg(all(feature = "inject", target_arch = "x86_64"))]
+pub(crate) use on::violation;
 #[cfg(feature = "inject")]
-pub(crate) use on::{after_sync, at, fails, mutant, violation};
+pub(crate) use on::{after_sync, at, fails, mutant};
 #[cfg(feature = "inject")]
 pub use on::{reset_violations, set_delay, set_failing_step, set_hooks, set_late, set_mutant, violations};
 
@@ -202,9 +205,12 @@ mod off {
     }
     #[inline(always)]
     pub(crate) fn after_sync() {}
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn violation() {}
 }
 
+#[cfg(all(not(feature = "inject"), target_arch = "x86_64"))]
+pub(crate) use off::violation;
 #[cfg(not(feature = "inject"))]
-pub(crate) use off::{after_sync, at, fails, mutant, violation};
+pub(crate) use off::{after_sync, at, fails, mutant};

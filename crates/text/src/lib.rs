@@ -12,7 +12,8 @@
 //! continues as the new instruction would. No thread is stopped, and none sees a torn instruction.
 //!
 //! # What it needs
-//! Linux on x86-64 with `membarrier` (4.16), and the SIGTRAP handler. Where either is denied, live patching is *off*:
+//! Linux with `membarrier` (4.16), and on x86-64 the SIGTRAP handler. (On arm64 one aligned store replaces an instruction,
+//! and there is neither trap nor handler.) Where either is denied, live patching is *off*:
 //! [`live`] says why, code can still be installed, and what would change it is an error. Programs that want to flip
 //! something anyway test a flag. Threads that block SIGTRAP would be killed by a trap; a [`CpuSet`](skep_sync::CpuSet)
 //! with an arena refuses to let them in.
@@ -32,11 +33,17 @@ mod error;
 pub mod inject;
 pub mod key;
 pub mod measure;
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only a trap handler asks whose a site is"))]
 mod owners;
 mod poke;
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only trap handlers are counted"))]
 mod refs;
 #[cfg(all(feature = "inject", target_arch = "x86_64"))]
 pub mod soak;
+#[cfg(target_arch = "x86_64")]
+mod trap;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_trap.rs"]
 mod trap;
 
 pub use arch::{CodeAddr, SiteBytes};

@@ -6,20 +6,25 @@
 //! Invariant: one batch at a time, under [`POKE`], its vector sorted and its sites distinct.
 //! Kernel counterpart: `smp_text_poke_batch_finish`, `arch/x86/kernel/alternative.c` (6.18).
 
+#[cfg(target_arch = "x86_64")]
+mod traps;
+#[cfg(target_arch = "aarch64")]
+mod words;
+
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use skep_sync::barrier;
 
-use crate::arch::{CodeAddr, SiteBytes, x64};
+use crate::arch::{CodeAddr, SiteBytes, host};
 use crate::error::TextError;
-use crate::inject::{self, Mutant, Point};
+use crate::inject::{self, Mutant};
 use crate::key::Registry;
 use crate::owners::SiteRecord;
 use crate::refs::{self, Refs};
-use crate::trap::{self, Batch, Lookup};
+use crate::trap;
 
 /// What one poke did.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,11 +52,13 @@ pub(crate) struct Entry {
 /// What the lock guards: the one queue.
 pub(crate) struct Poke {
     queue: Vec<Entry>,
-    lookup: Vec<Lookup>,
+    #[cfg(target_arch = "x86_64")]
+    lookup: Vec<trap::Lookup>,
     /// Sites whose trap byte stayed, because a barrier failed.
     stuck: Vec<Entry>,
     registry: Registry,
     /// Batches so far.
+    #[cfg(target_arch = "x86_64")]
     batches: u64,
 }
 
@@ -61,9 +68,11 @@ unsafe impl Send for Poke {}
 
 static POKE: Mutex<Poke> = Mutex::new(Poke {
     queue: Vec::new(),
+    #[cfg(target_arch = "x86_64")]
     lookup: Vec::new(),
     stuck: Vec::new(),
     registry: Registry::new(),
+    #[cfg(target_arch = "x86_64")]
     batches: 0,
 });
 
@@ -104,7 +113,7 @@ pub(crate) fn prepare(_held: &PokeLock) -> Result<(), TextError> {
     if STATE.load(Ordering::Acquire) == 0 {
         refs::init();
         OWNER.store(std::process::id().into(), Ordering::Relaxed);
-        let state = if !cfg!(target_arch = "x86_64") {
+        let state = if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
             4
         } else if barrier::register_sync_core().is_err() {
             2
@@ -198,7 +207,7 @@ impl PokeLock {
             return Ok(PokeReport::default());
         }
         for entry in &poke.queue {
-            if x64::encode(entry.at, entry.new).is_none() {
+            if host::encode(entry.at, entry.new).is_none() {
                 let to = CodeAddr(entry.new.to_word());
                 return Err(TextError::TooFar { at: entry.at, to });
             }
@@ -239,81 +248,12 @@ impl Poke {
             self.queue.reverse();
         }
     }
+}
 
-    /// The five steps.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+impl Poke {
     fn text_poke(&mut self) -> Result<PokeReport, TextError> {
-        let start = Instant::now();
-        self.lookup.clear();
-        self.lookup.extend(self.queue.iter().map(|entry| Lookup { at: entry.at, new: entry.new.to_word() }));
-        self.batches += 1;
-        let number = AtomicU64::new(self.batches);
-        let mut batch = Batch { sites: self.lookup.as_ptr(), len: self.lookup.len(), number };
-        // 1. The batch, then the references: who finds a reference raised finds the batch, and who meets a trap byte
-        //    finds a reference raised.
-        trap::publish(&raw mut batch);
-        refs::raise();
-        inject::at(Point::Published);
-        let done = self.write_steps();
-        // 5. No handler comes in any more; those inside are waited for.
-        inject::at(Point::BeforeDrop);
-        let early = inject::mutant(Mutant::EarlyDrop);
-        let waited = if early { 0 } else { refs::drop_and_wait(true) };
-        trap::publish(std::ptr::null_mut());
-        batch.number.store(0, Ordering::SeqCst);
-        match done {
-            Ok(()) => Ok(PokeReport { nr_entries: self.queue.len(), took: start.elapsed(), waited }),
-            Err(error) => {
-                self.stuck = std::mem::take(&mut self.queue);
-                Err(error)
-            }
-        }
-    }
-
-    /// Steps 2 to 4. After an error every site has its trap byte, and means what it meant before.
-    fn write_steps(&self) -> Result<(), TextError> {
-        // 2. The trap bytes: from here on each site is a trap or, for who has fetched it before, the old instruction.
-        for entry in &self.queue {
-            // SAFETY: `queue` promised that the alias leads to the site's bytes.
-            unsafe { entry.alias.write_volatile(x64::TRAP) };
-            inject::at(Point::BetweenSites);
-        }
-        inject::at(Point::TrapsWritten);
-        sync_core(2, Mutant::NoFirstSync)?;
-        if inject::mutant(Mutant::EarlyDrop) {
-            refs::drop_and_wait(false);
-        }
-        // 3. The tails: nobody executes them, since nobody gets past the trap byte, and nobody has the old head.
-        for entry in &self.queue {
-            let bytes = entry.bytes()?;
-            for (at, &byte) in bytes.iter().enumerate().skip(1) {
-                let alias = entry.alias.wrapping_add(at);
-                // SAFETY: as above; a site has five bytes.
-                unsafe { alias.write_volatile(byte) };
-            }
-            inject::at(Point::BetweenSites);
-        }
-        inject::at(Point::TailsWritten);
-        sync_core(3, Mutant::NoSecondSync)?;
-        // 4. The heads: from here on each site is a trap or the new instruction, whole.
-        for entry in &self.queue {
-            let bytes = entry.bytes()?;
-            // SAFETY: as above.
-            unsafe { entry.alias.write_volatile(bytes[0]) };
-            inject::at(Point::BetweenSites);
-        }
-        inject::at(Point::HeadsWritten);
-        if let Err(error) = sync_core(4, Mutant::NoThirdSync) {
-            for entry in &self.queue {
-                // SAFETY: as above.
-                unsafe { entry.alias.write_volatile(x64::TRAP) };
-            }
-            return Err(error);
-        }
-        for entry in &self.queue {
-            // SAFETY: the record lives as long as the lock is held. Release: before the reference is dropped.
-            unsafe { &*entry.record }.current.store(entry.new.to_word(), Ordering::Release);
-        }
-        Ok(())
+        Err(TextError::Internal("a poke where live patching is off"))
     }
 }
 
@@ -324,7 +264,8 @@ impl Entry {
         unsafe { &*self.record }.current.load(Ordering::Relaxed) == self.new.to_word()
     }
 
-    fn bytes(&self) -> Result<[u8; x64::SITE_LEN], TextError> {
-        x64::encode(self.at, self.new).ok_or(TextError::Internal("a form in a batch cannot be encoded"))
+    #[cfg(target_arch = "x86_64")]
+    fn bytes(&self) -> Result<[u8; host::SITE_LEN], TextError> {
+        host::encode(self.at, self.new).ok_or(TextError::Internal("a form in a batch cannot be encoded"))
     }
 }

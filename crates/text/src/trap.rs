@@ -97,7 +97,6 @@ fn resolve(slot: &'static CpuSlot, at: CodeAddr) -> Option<u64> {
     })
 }
 
-#[cfg(target_arch = "x86_64")]
 unsafe extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the address of this thread's errno, which exists before any code of the thread runs.
     let errno = unsafe { libc::__errno_location() };
@@ -122,14 +121,12 @@ unsafe extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *
 
 /// What the kernel calls. It begins with a nop of eight bytes that says whose it is: a library that is loaded later has
 /// its own copy of this crate, whose handler calls ours, and must be told from a stranger's.
-#[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 unsafe extern "C" fn entry(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     std::arch::naked_asm!(".quad {mark}", "jmp {handler}", mark = const MARK, handler = sym on_trap)
 }
 
 /// `nopl disp32(%rax,%rax,1)` with a displacement of our own.
-#[cfg(target_arch = "x86_64")]
 const MARK: u64 = 0x5045_4b53_0084_1f0f;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -207,13 +204,11 @@ fn disposition() -> io::Result<libc::sigaction> {
     Ok(unsafe { now.assume_init() })
 }
 
-#[cfg(target_arch = "x86_64")]
 fn ours() -> usize {
     (entry as unsafe extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void)) as usize
 }
 
 /// Installs the handler, once. The caller holds the poke lock.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn install() -> io::Result<()> {
     if INSTALLED.load(Ordering::Relaxed) {
         return Ok(());
@@ -239,7 +234,6 @@ pub(crate) fn install() -> io::Result<()> {
 }
 
 /// Whether traps still come to our handler, or to that of another copy of this crate, which passes ours on.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn check() -> Result<(), TextError> {
     match disposition() {
         Ok(now) if now.sa_sigaction == ours() => Ok(()),
@@ -253,16 +247,6 @@ pub(crate) fn check() -> Result<(), TextError> {
         }
         Err(error) => Err(TextError::Handler(error)),
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn install() -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn check() -> Result<(), TextError> {
-    Ok(())
 }
 
 /// Whether this thread would survive a trap: the check that a [`CpuSet`](skep_sync::CpuSet) makes before it lets a

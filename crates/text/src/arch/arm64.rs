@@ -14,6 +14,9 @@ pub const SITE_LEN: usize = 4;
 /// `brk #0xf0`.
 pub const TRAP: u32 = 0xd420_1e00;
 
+/// What fills code memory that holds no code.
+pub const FILL: [u8; 4] = TRAP.to_le_bytes();
+
 /// `nop`.
 pub const NOP: u32 = 0xd503_201f;
 
@@ -68,6 +71,19 @@ pub fn encode(at: CodeAddr, form: SiteBytes) -> Option<[u8; SITE_LEN]> {
 #[must_use]
 pub fn decode(at: CodeAddr, bytes: [u8; SITE_LEN]) -> Option<SiteBytes> {
     decode_word(at, u32::from_le_bytes(bytes))
+}
+
+/// Whether a direct branch at `from` can go to `to`.
+#[must_use]
+pub fn reaches(from: u64, to: u64) -> bool {
+    encode_word(CodeAddr(from & !3), SiteBytes::Jump(CodeAddr(to & !3))).is_some()
+}
+
+/// The word of a `B` or `BL` at address `at`, with its target set to `to`; none if that is out of reach.
+#[must_use]
+pub fn with_target(at: CodeAddr, word: u32, to: CodeAddr) -> Option<u32> {
+    let field = encode_word(at, SiteBytes::Jump(to))? & !OP_MASK;
+    (word & OP_MASK == B || word & OP_MASK == BL).then_some(word & OP_MASK | field)
 }
 
 /// Bytes of a [`veneer`].
@@ -140,6 +156,15 @@ mod tests {
         // add x0, x0, #1 may not be replaced under way, nor put there.
         assert!(!may_replace(0x9100_0400, NOP) && !may_replace(NOP, 0x9100_0400));
         assert_eq!(decode_word(at, 0x9100_0400), None);
+    }
+
+    #[test]
+    fn a_call_stays_a_call_when_it_is_relocated() {
+        let (at, to) = (CodeAddr(0x1000), CodeAddr(0x0ff8));
+        assert_eq!(with_target(at, 0x9400_0000, to), Some(0x97ff_fffe));
+        assert_eq!(with_target(at, 0x1400_0000, to), Some(0x17ff_fffe));
+        assert_eq!(with_target(at, NOP, to), None);
+        assert!(reaches(0, (1 << 27) - 4) && !reaches(0, 1 << 27));
     }
 
     #[test]

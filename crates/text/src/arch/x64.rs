@@ -13,7 +13,7 @@ pub const SITE_LEN: usize = 5;
 pub const TRAP: u8 = 0xcc;
 
 /// What fills code memory that holds no code.
-pub const FILL: u8 = TRAP;
+pub const FILL: [u8; 4] = [TRAP; 4];
 
 /// `nopl 0(%rax,%rax,1)`, the five-byte nop of the manuals.
 pub const NOP: [u8; SITE_LEN] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
@@ -51,6 +51,12 @@ pub fn decode(at: CodeAddr, bytes: [u8; SITE_LEN]) -> Option<SiteBytes> {
 pub fn rel32(end: u64, target: u64) -> Option<i32> {
     let distance = target.wrapping_sub(end).cast_signed();
     i32::try_from(distance).ok()
+}
+
+/// Whether a direct jump or call at `from` can go to `to`.
+#[must_use]
+pub fn reaches(from: u64, to: u64) -> bool {
+    rel32(from, to).is_some_and(|distance| distance.checked_sub(16).is_some())
 }
 
 /// Bytes of a [`veneer`].

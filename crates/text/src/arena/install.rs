@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use skep_sync::barrier;
 
 use super::{CodeArena, CodeImage, GRANULE, Installed, InstalledCode, RelocKind, Target};
-use crate::arch::{CodeAddr, host, x64};
+use crate::arch::{CodeAddr, arm64, host, x64};
 use crate::error::TextError;
 use crate::owners::{self, Image, SiteRecord};
 use crate::poke;
@@ -85,11 +85,11 @@ pub(super) fn install(arena: &CodeArena, image: CodeImage<'_>) -> Result<Install
 fn veneers(arena: &CodeArena, image: &CodeImage<'_>) -> Vec<u64> {
     let low = arena.inner.map.exec();
     let high = low + arena.inner.map.len() as u64;
-    let near = |to: u64| x64::rel32(low, to).is_some() && x64::rel32(high, to).is_some();
+    let near = |to: u64| host::reaches(low, to) && host::reaches(high, to);
     let mut far: Vec<u64> = image
         .relocations
         .iter()
-        .filter(|relocation| relocation.kind == RelocKind::Rel32)
+        .filter(|relocation| relocation.kind != RelocKind::Abs64)
         .filter_map(|relocation| match relocation.target {
             Target::Addr(to) if !near(to) => Some(to),
             _ => None,
@@ -115,6 +115,15 @@ fn relocate(image: &CodeImage<'_>, start: u64, veneers: &BTreeMap<u64, u64>) -> 
             RelocKind::Abs64 => {
                 let field = bytes.get_mut(at..at + 8).ok_or(outside(relocation.at))?;
                 field.copy_from_slice(&target.to_le_bytes());
+            }
+            RelocKind::Branch26 => {
+                let target = veneers.get(&target).copied().unwrap_or(target);
+                let (at, to) = (CodeAddr(start + at as u64), CodeAddr(target));
+                let place = relocation.at as usize;
+                let field = bytes.get_mut(place..place + 4).ok_or(outside(relocation.at))?;
+                let word = field.iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte));
+                let word = arm64::with_target(at, word, to).ok_or(TextError::TooFar { at, to })?;
+                field.copy_from_slice(&word.to_le_bytes());
             }
             RelocKind::Rel32 => {
                 let target = veneers.get(&target).copied().unwrap_or(target);

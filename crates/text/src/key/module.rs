@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::remap::Remap;
 use super::sites::RawSite;
-use crate::arch::{CodeAddr, SiteBytes, x64};
+use crate::arch::{CodeAddr, SiteBytes, host};
 use crate::error::TextError;
 use crate::owners::{self, Image, SiteRecord};
 use crate::poke::Entry;
@@ -81,11 +81,11 @@ fn read(start: *const RawSite, end: *const RawSite) -> Result<Option<Known>, Tex
             continue;
         }
         let at = CodeAddr(relative(&raw.at, raw.at.into()));
-        let code = std::ptr::with_exposed_provenance::<[u8; x64::SITE_LEN]>(address(at));
+        let code = std::ptr::with_exposed_provenance::<[u8; host::SITE_LEN]>(address(at));
         // SAFETY: the record names an instruction of five bytes in loaded code, which only this crate changes, under
         // the lock.
         let bytes = unsafe { code.read_volatile() };
-        let form = x64::decode(at, bytes).ok_or(TextError::NotASite { at })?;
+        let form = host::decode(at, bytes).ok_or(TextError::NotASite { at })?;
         records.push(SiteRecord { at, current: AtomicU64::new(form.to_word()) });
         sites.push(Site {
             key: address(CodeAddr(relative(&raw.key, raw.key))),
@@ -99,7 +99,7 @@ fn read(start: *const RawSite, end: *const RawSite) -> Result<Option<Known>, Tex
     let (Some(first), Some(last)) = (records.first(), records.last()) else {
         return Ok(None);
     };
-    let range = first.at.0..last.at.0 + x64::SITE_LEN as u64;
+    let range = first.at.0..last.at.0 + host::SITE_LEN as u64;
     let remap = Remap::new(range.clone())?;
     let image = Box::leak(Box::new(Image { id: owners::next_image_id(), sites: records.into() }));
     owners::add(range.start, range.end, std::ptr::null_mut(), image);

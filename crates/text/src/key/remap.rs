@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 use rustix::mm::{madvise, mmap, mmap_anonymous, mprotect, mremap_fixed};
 
-use crate::arch::{CodeAddr, x64};
+use crate::arch::{CodeAddr, host};
 use crate::arena::code_file;
 use crate::error::TextError;
 use crate::poke::{self, PokeLock};
@@ -66,7 +66,7 @@ impl Remap {
     pub(super) fn make_writable(&mut self, sites: impl Iterator<Item = CodeAddr>) -> Result<(), TextError> {
         let mut wanted = vec![false; self.moved.len()];
         for at in sites {
-            for byte in [at.0, at.0 + x64::SITE_LEN as u64 - 1] {
+            for byte in [at.0, at.0 + host::SITE_LEN as u64 - 1] {
                 let page = usize::try_from((byte - self.pages.start) / PAGE).unwrap_or(0);
                 wanted[page] = !self.moved[page];
             }
@@ -96,6 +96,11 @@ impl Remap {
         // SAFETY: replaces the pages by others with the same contents and rights, as one step for every other thread.
         unsafe { mmap(code.cast(), len, prot, flags, &self.file, offset) }
             .map_err(failed("the executable view of compiled code"))?;
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the pages just mapped.
+        unsafe {
+            crate::arch::arm64::clean_and_invalidate(code, len);
+        }
         self.moved[first..first + count].fill(true);
         lock_moved().push(start..start + len as u64);
         Ok(())

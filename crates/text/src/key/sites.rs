@@ -81,7 +81,7 @@ macro_rules! static_key {
 #[macro_export]
 macro_rules! __register_static_keys {
     () => {
-        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         const _: () = {
             unsafe extern "C" {
                 #[link_name = "__start_skep_static_sites"]
@@ -155,7 +155,41 @@ macro_rules! __static_branch {
 
 #[doc(hidden)]
 #[macro_export]
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+macro_rules! __static_branch {
+    ($key:path, $likely:literal) => {
+        'branch: {
+            // SAFETY: the instruction is a nop or a jump to the label; neither changes a register, a flag or memory.
+            unsafe {
+                ::core::arch::asm!(
+                    "2:",
+                    ".if {jump}",
+                    "b {to}",
+                    ".else",
+                    "nop",
+                    ".endif",
+                    ".pushsection skep_static_sites, \"aR\", @progbits",
+                    ".balign 8",
+                    ".long 2b - .",
+                    ".long {to} - .",
+                    ".quad {key} - .",
+                    ".quad {likely}",
+                    ".popsection",
+                    jump = const $crate::key::initial_jump(&$key, $likely),
+                    likely = const $likely as u8,
+                    key = sym $key,
+                    to = label { break 'branch !$likely },
+                    options(nomem, nostack, preserves_flags),
+                )
+            }
+            $likely
+        }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 macro_rules! __static_branch {
     ($key:path, $likely:literal) => {
         // No patcher for this architecture yet: the flag is tested.
@@ -165,6 +199,6 @@ macro_rules! __static_branch {
 
 // An empty record, so that the section exists in every program, and with it the symbols for its ends. `R` keeps the
 // section although nothing refers to it by name: some linkers throw such sections away otherwise.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 std::arch::global_asm!(".pushsection skep_static_sites, \"aR\", @progbits", ".balign 8", ".skip 24", ".popsection");
 crate::__register_static_keys!();
