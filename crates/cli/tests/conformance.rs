@@ -81,6 +81,20 @@ fn check(case: &Case) -> bool {
 }
 
 #[test]
+fn objects_run_their_first_program() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/xdp_firewall.bpf.o");
+    let object = std::fs::read(file).expect("an example");
+    let output = conformance(&["--elf", "--interpret"], &hex(&object));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("map"), "it refers to maps: {error}");
+    let output = conformance(&["--elf", "--jit"], &hex(TEXT_ONLY));
+    assert_eq!(stdout(&output), "2a", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `int f(void) { return 42; }` without a section name, as `clang -target bpf -O2 -c` makes it.
+const TEXT_ONLY: &[u8] = include_bytes!("data/text_only.o");
+
+#[test]
 fn bad_input_is_refused_with_a_message() {
     for (arguments, input, message) in [
         (&[][..], "", "empty"),

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use object::{Object, ObjectSection};
 use skep_abi::RawInsn;
 use skep_abi::disasm::{NoNames, listing};
 use skep_testing::vectors::run_assumed;
@@ -36,7 +37,7 @@ struct Arguments {
     /// Interpret the program
     #[arg(long)]
     interpret: bool,
-    /// The program is an ELF object, whose first program is run
+    /// The program is an ELF object; its first program is run, or its `.text`
     #[arg(long)]
     elf: bool,
     /// Print the program to standard error
@@ -68,12 +69,7 @@ fn run(arguments: &Arguments) -> Result<u64> {
         }
     };
     let bytes = parse_hex(&text).context("the program")?;
-    let insns = if arguments.elf {
-        let object = skep::Object::from_bytes("program", &bytes)?;
-        object.programs().first().context("the object holds no program")?.insns.clone()
-    } else {
-        RawInsn::program_from_bytes(&bytes)?
-    };
+    let insns = if arguments.elf { from_elf(&bytes)? } else { RawInsn::program_from_bytes(&bytes)? };
     if insns.is_empty() {
         bail!("the program is empty");
     }
@@ -81,6 +77,18 @@ fn run(arguments: &Arguments) -> Result<u64> {
         eprint!("{}", listing(&insns, &NoNames));
     }
     run_assumed(&insns, &memory, !arguments.interpret).map_err(anyhow::Error::msg)
+}
+
+/// The first program of an object with the functions it calls, or the code of one that only has `.text`.
+fn from_elf(bytes: &[u8]) -> Result<Vec<RawInsn>> {
+    let parsed = skep::Object::from_bytes("program", bytes)?;
+    if let Some(program) = parsed.programs().first() {
+        return Ok(program.insns.clone());
+    }
+    let file = object::File::parse(bytes)?;
+    let mut code = file.sections().filter(|section| section.kind() == object::SectionKind::Text && section.size() != 0);
+    let section = code.next().context("the object holds no program")?;
+    Ok(RawInsn::program_from_bytes(section.data()?)?)
 }
 
 /// Hexadecimal bytes, with or without blanks between them.
