@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use skep_btf::{Btf, BtfExt, CoreTarget, Rules, dump};
+use skep_object::spec::NO_MAP;
 use skep_testing::mutate::{Rng, committed_objects, mutate};
 
 /// How long to go on and where to start.
@@ -68,8 +69,9 @@ fn damaged_objects_are_refused_or_right() {
                     let maps: usize = spec.maps.iter().map(|m| m.image.len()).sum();
                     assert!(maps <= 2 * damaged.len() + (1 << 20), "{name}: {maps} bytes of images");
                     for insn in spec.programs.iter().flat_map(|p| &p.insns).filter(|i| i.code == 0x18) {
-                        let map = usize::try_from(insn.imm).unwrap_or(usize::MAX);
-                        assert!(!matches!(insn.src, 1 | 2) || map < spec.maps.len(), "{name}: map {map}");
+                        let is_map = matches!(insn.src, 1 | 2) && insn.imm != NO_MAP;
+                        let there = usize::try_from(insn.imm).is_ok_and(|map| map < spec.maps.len());
+                        assert!(!is_map || there, "{name}: map {}", insn.imm);
                     }
                 }
                 Err(error) => {

@@ -218,7 +218,9 @@ impl<'a> Checker<'a> {
     }
 
     fn check_enum(&self, id: TypeId, e: &Enum) -> Result<()> {
-        if !matches!(e.size, 1 | 2 | 4 | 8) {
+        // A compiler gives an enumeration that is only declared the size 0.
+        let only_declared = e.size == 0 && e.values.is_empty() && self.rules == Rules::Object;
+        if !matches!(e.size, 1 | 2 | 4 | 8) && !only_declared {
             return Err(self.bad(id, format!("unexpected size {}", e.size)));
         }
         e.values.iter().enumerate().try_for_each(|(at, v)| self.check_inner_name(id, "value", at, v.name, true))

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::relocate::{Reference, Target};
 use crate::sec::{Sec, parse_legacy_tail};
 use crate::spec::{
-    KsymRef, PSEUDO_BTF_ID, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, ProgramSpec,
-    SubprogSpec,
+    KsymRef, NO_MAP, PSEUDO_BTF_ID, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE,
+    ProgramSpec, SubprogSpec,
 };
 
 /// The most slots of all programs together.
@@ -221,6 +221,7 @@ fn fix(program: &mut ProgramSpec, slot: usize, target: &Target) -> Result<()> {
         Target::Kfunc(ksym) => (PSEUDO_KFUNC_CALL, narrow(index_of(&mut program.kfuncs, ksym))?, None),
         Target::Ksym(ksym) => (PSEUDO_BTF_ID, narrow(index_of(&mut program.ksyms, ksym))?, Some(0)),
         Target::Zero => (0, 0, Some(0)),
+        Target::NoMap => (PSEUDO_MAP_FD, NO_MAP, Some(0)),
         Target::Call(_) | Target::FuncAddress(_) => return Err(Error::Internal("a function is no outside reference")),
     };
     let insn = slot_mut(&mut program.insns, slot)?;

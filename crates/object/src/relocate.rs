@@ -14,7 +14,7 @@ use crate::elf::{Elf, Relocation, Symbol};
 use crate::error::{Error, Result, escaped};
 use crate::externs::{Extern, Externs};
 use crate::maps::Defined;
-use crate::spec::{KsymRef, PSEUDO_CALL, PSEUDO_FUNC};
+use crate::spec::{KsymRef, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 
 const CALL: u8 = 0x85;
 
@@ -35,6 +35,8 @@ pub(crate) enum Target {
     Ksym(KsymRef),
     /// A weak extern that nobody defines.
     Zero,
+    /// A map by file descriptor, which means nothing in a file: the verifier refuses it if it is reached.
+    NoMap,
 }
 
 /// A reference: the slot in the function, and what is there.
@@ -175,6 +177,7 @@ fn add_local_calls(cx: &Context<'_>, function: &Function, refs: &mut Vec<Referen
                 (CALL, ..) => return Err(bad(slot, "a kernel function is called without a relocation".into())),
                 (_, PSEUDO_FUNC, Some(to)) => Target::FuncAddress(to),
                 (_, PSEUDO_FUNC, None) => return Err(bad(slot, "address of what is no function".into())),
+                (_, PSEUDO_MAP_FD | PSEUDO_MAP_VALUE, _) => Target::NoMap,
                 (_, src, _) => return Err(bad(slot, format!("ld_imm64 of kind {src} without a relocation"))),
             };
             local.push(Reference { slot, target });

@@ -13,6 +13,8 @@ use crate::sec::Sec;
 
 /// `src` of an `ld_imm64` whose `imm` is an index into [`ObjectSpec::maps`].
 pub const PSEUDO_MAP_FD: u8 = 1;
+/// `imm` of a [`PSEUDO_MAP_FD`] that no relocation gave a map: no index is negative.
+pub const NO_MAP: i32 = -1;
 /// `src` of an `ld_imm64` whose `imm` is an index into [`ObjectSpec::maps`] and whose second `imm` is an offset into the
 /// value.
 pub const PSEUDO_MAP_VALUE: u8 = 2;

@@ -3,6 +3,7 @@
 
 mod support;
 
+use skep_object::spec::NO_MAP;
 use skep_object::{Error, parse};
 use support::{Elf, GLOBAL_NOTYPE, LOCAL_FUNC, LOCAL_SECTION, PROGBITS, RETURN_0, WEAK_NOTYPE, insn};
 
@@ -123,8 +124,19 @@ fn two_relocations_of_one_instruction_are_refused() {
 }
 
 #[test]
-fn map_reference_without_a_relocation_is_refused() {
-    for src in [1u8, 2, 3, 5, 6] {
+fn map_reference_without_a_relocation_leads_to_no_map() {
+    for src in [1u8, 2] {
+        let mut elf = Elf::new();
+        let code = [insn(0x18, src << 4 | 1, 0, 7), insn(0, 0, 0, 0), insn(0x95, 0, 0, 0)].concat();
+        elf.program("xdp", "prog", &code);
+        let spec = parse(&elf.build(), "x").unwrap();
+        assert_eq!((spec.programs[0].insns[0].src, spec.programs[0].insns[0].imm), (1, NO_MAP));
+    }
+}
+
+#[test]
+fn other_reference_without_a_relocation_is_refused() {
+    for src in [3u8, 5, 6] {
         let mut elf = Elf::new();
         let code = [insn(0x18, src << 4 | 1, 0, 7), insn(0, 0, 0, 0), insn(0x95, 0, 0, 0)].concat();
         elf.program("xdp", "prog", &code);

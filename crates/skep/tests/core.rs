@@ -1,5 +1,7 @@
 //! CO-RE and kernel symbols between an object and the verifier's verdict.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 
 use skep::Object;

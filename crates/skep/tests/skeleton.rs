@@ -1,5 +1,7 @@
 //! Generated Rust skeletons on the engine: the committed one of `data.bpf.o`, with every kind of data section.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 include!("../../skel/tests/generated/data.inc");
 include!("../../skel/tests/generated/maps.inc");
 include!("../../skel/tests/generated/names.inc");
