@@ -151,6 +151,18 @@ fn shape(def: &MapDef) -> MapShape<'static> {
     MapShape { flags: def.flags, ..plain }
 }
 
+/// Rejections by the kernel of programs that are safe: its own bugs, reviewed one by one.
+const REVIEWED: [(&str, &str); 1] = [(
+    "verifier bug: No program to jit at insn",
+    "the kernel loses track of subprograms when it removes a dead one, and says itself that it is a bug",
+)];
+
+/// Why the kernel rejects what we may accept, if somebody has looked into it.
+#[must_use]
+pub fn reviewed(kernel: &Verdict) -> Option<&'static str> {
+    REVIEWED.iter().find(|(message, _)| kernel.message().starts_with(message)).map(|(_, reason)| *reason)
+}
+
 /// Puts `fds[i]` where the program names map `i`.
 #[must_use]
 pub fn bind_maps(insns: &[RawInsn], fds: &[RawFd]) -> Vec<RawInsn> {

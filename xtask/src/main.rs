@@ -4,6 +4,7 @@
 mod checks;
 mod fuzz;
 mod objects;
+mod oracle;
 mod shell;
 mod soak;
 mod tidy;
@@ -54,6 +55,11 @@ enum Task {
         #[command(subcommand)]
         what: soak::What,
     },
+    /// Ask the running kernel about programs, and compare
+    Oracle {
+        #[command(subcommand)]
+        what: oracle::What,
+    },
     /// Check the protocol of vCPUs and grace periods in every order of its steps, with loom
     Loom,
 }
@@ -66,6 +72,7 @@ fn main() -> ExitCode {
         Task::Bless { filter } => checks::bless(filter.as_deref()),
         Task::Fuzz { seconds, seed } => fuzz::run_for(seconds, seed),
         Task::Soak { what } => soak::run(&what),
+        Task::Oracle { what } => oracle::run(&what),
         Task::Loom => soak::loom(),
     };
     match result {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use skep_testing::generate;
 use skep_testing::kernel;
-use skep_testing::verdict::{Agreement, KernelMaps, Verdict, our_verdict, shorten};
+use skep_testing::verdict::{Agreement, KernelMaps, Verdict, our_verdict, reviewed, shorten};
 
 struct Args {
     programs: u64,
@@ -78,12 +78,6 @@ fn show(maps: &mut KernelMaps, seed: u64) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reasons for which the kernel rejects what is safe: its own bugs and limits, reviewed one by one.
-const REVIEWED: [(&str, &str); 1] = [(
-    "verifier bug: No program to jit at insn",
-    "the kernel loses track of subprograms when it removes a dead one, and says itself that it is a bug",
-)];
-
 /// Agreements, with the first seed of each kind of difference.
 #[derive(Default)]
 struct Tally {
@@ -106,8 +100,7 @@ impl Tally {
             Agreement::OtherMessage => format!("{} | {}", shorten(ours.message()), shorten(theirs.message())),
         };
         if agreement == Agreement::FalseAccept {
-            let known = REVIEWED.iter().any(|(message, _)| theirs.message().starts_with(message));
-            self.unexplained += u64::from(!known);
+            self.unexplained += u64::from(reviewed(theirs).is_none());
         }
         self.groups.entry((agreement, text)).or_insert((0, seed)).0 += 1;
     }
