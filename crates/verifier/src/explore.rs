@@ -216,12 +216,13 @@ impl Env<'_> {
         let far = self.jmps_processed - self.prev_jmps >= 2 && self.stats.processed - self.prev_processed >= 8;
         let mut add_new = force_new || far;
         self.clean_states(at, start_of);
+        let list = self.states.list_of(&self.cur, at);
         let mut seen = 0u32;
         let mut i = 0;
-        while let Some(id) = self.states.nth_newest(at, i) {
+        while let Some(id) = self.states.nth_newest(list, i) {
             i += 1;
             seen += 1;
-            let Some(kept) = self.states.get(id) else { continue };
+            let Some(kept) = self.states.get(id).filter(|k| k.state.insn == at) else { continue };
             let old = &kept.state;
             let (open, mut hit, mut in_loop) = (old.branches > 0, false, false);
             if open {
@@ -365,10 +366,11 @@ impl Env<'_> {
 
     /// Forgets what is dead in the finished states at a slot, so that they cover more.
     fn clean_states(&mut self, at: u32, start_of: &impl Fn(u32) -> (u32, u32)) {
+        let list = self.states.list_of(&self.cur, at);
         let mut i = 0;
-        while let Some(id) = self.states.nth_newest(at, i) {
+        while let Some(id) = self.states.nth_newest(list, i) {
             i += 1;
-            let Some(kept) = self.states.get(id) else { continue };
+            let Some(kept) = self.states.get(id).filter(|k| k.state.insn == at) else { continue };
             let state = &kept.state;
             if state.branches > 0 || state.cleaned || !same_callsites(state, &self.cur) || self.incomplete_marks(state)
             {

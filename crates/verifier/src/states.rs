@@ -16,12 +16,13 @@ pub(crate) struct Kept {
     pub(crate) evicted: bool,
 }
 
-/// The arena, and the lists by slot, newest first in comparison.
+/// The arena, and the lists, newest first in comparison. A list holds the states of a slot and a call site (and, rarely, of
+/// others: which states wear each other out is the kernel's, whose table this is).
 #[derive(Debug, Default)]
 pub(crate) struct States {
     arena: Vec<Option<Box<Kept>>>,
     free: Vec<u32>,
-    by_insn: Vec<Vec<u32>>,
+    lists: Vec<Vec<u32>>,
     listed: u32,
     evicted: u32,
 }
@@ -29,14 +30,14 @@ pub(crate) struct States {
 impl States {
     /// For a program of `len` slots.
     pub(crate) fn new(len: usize) -> Self {
-        Self { by_insn: vec![Vec::new(); len], ..Self::default() }
+        Self { lists: vec![Vec::new(); len.max(1)], ..Self::default() }
     }
 
     /// Forgets everything, for the next function.
     pub(crate) fn clear(&mut self) {
         self.arena.clear();
         self.free.clear();
-        for list in &mut self.by_insn {
+        for list in &mut self.lists {
             list.clear();
         }
         self.listed = 0;
@@ -45,7 +46,7 @@ impl States {
 
     /// Keeps a state and lists it at its slot.
     pub(crate) fn keep(&mut self, state: State) -> u32 {
-        let at = state.insn as usize;
+        let at = self.list_of(&state, state.insn);
         let kept = Some(Box::new(Kept { state, hits: 0, misses: 0, evicted: false }));
         let id = if let Some(id) = self.free.pop() {
             self.arena[id as usize] = kept;
@@ -54,7 +55,7 @@ impl States {
             self.arena.push(kept);
             u32::try_from(self.arena.len() - 1).unwrap_or(u32::MAX)
         };
-        if let Some(list) = self.by_insn.get_mut(at) {
+        if let Some(list) = self.lists.get_mut(at) {
             list.push(id);
         }
         self.listed += 1;
@@ -66,9 +67,15 @@ impl States {
         self.listed + self.evicted
     }
 
-    /// The `i`th newest state listed at a slot.
-    pub(crate) fn nth_newest(&self, insn: u32, i: usize) -> Option<u32> {
-        let list = self.by_insn.get(insn as usize)?;
+    /// The list for a path like `state` at slot `insn`.
+    pub(crate) fn list_of(&self, state: &State, insn: u32) -> usize {
+        let callsite = state.frames.last().map_or(u32::MAX, |f| f.callsite);
+        (insn ^ callsite) as usize % self.lists.len().max(1)
+    }
+
+    /// The `i`th newest state of a list.
+    pub(crate) fn nth_newest(&self, list: usize, i: usize) -> Option<u32> {
+        let list = self.lists.get(list)?;
         list.len().checked_sub(i + 1).and_then(|k| list.get(k)).copied()
     }
 
@@ -98,8 +105,9 @@ impl States {
     pub(crate) fn evict(&mut self, id: u32) {
         let Some(kept) = self.get_mut(id) else { return };
         kept.evicted = true;
-        let at = kept.state.insn as usize;
-        if let Some(list) = self.by_insn.get_mut(at) {
+        let Some(kept) = self.get(id) else { return };
+        let at = self.list_of(&kept.state, kept.state.insn);
+        if let Some(list) = self.lists.get_mut(at) {
             list.retain(|&other| other != id);
         }
         self.listed -= 1;

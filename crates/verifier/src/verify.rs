@@ -106,6 +106,11 @@ impl<'a> Env<'a> {
         let Some(btf) = self.spec.btf.filter(|_| !self.spec.func_info.is_empty()) else {
             return self.check_abnormal_returns();
         };
+        let main = self.spec.func_info.iter().find(|f| f.insn_off == 0).map(|f| f.type_id);
+        if main.is_some_and(|id| btf.decl_tags(id, -1).any(|t| t.starts_with("exception_callback:"))) {
+            let text = "exception callbacks are not supported".to_owned();
+            return Err(self.reject(Errno::ENOTSUPP, RejectionKind::Unsupported, text));
+        }
         for i in 0..self.subprogs.len() {
             let start = self.subprogs[i].start;
             let Some(info) = self.spec.func_info.iter().find(|f| f.insn_off == start) else {

@@ -108,10 +108,11 @@ impl Env<'_> {
 
     /// The newest kept state at `insn` on the current path, above `dfs_depth`.
     pub(crate) fn previous_entry_from(&self, dfs_depth: u32, insn: u32) -> Option<u32> {
+        let list = self.states.list_of(&self.cur, insn);
         let mut i = 0;
-        while let Some(id) = self.states.nth_newest(insn, i) {
+        while let Some(id) = self.states.nth_newest(list, i) {
             i += 1;
-            let Some(kept) = self.states.get(id) else { continue };
+            let Some(kept) = self.states.get(id).filter(|k| k.state.insn == insn) else { continue };
             let s = &kept.state;
             let same = s.frames.len() == self.cur.frames.len()
                 && s.frames.iter().zip(&self.cur.frames).all(|(a, b)| a.callsite == b.callsite);
