@@ -1,6 +1,6 @@
 //! One vector, and the file format.
 
-use skep_abi::{AttachType, MapType, ProgType};
+use skep_abi::{AttachType, MapType, ProgType, map_flags};
 
 /// A program and what it must do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +59,8 @@ pub struct MapDecl {
     pub max_entries: u32,
     /// Creation flags.
     pub flags: u32,
+    /// The value of a read-only, frozen array of one element: `-- rodata text str hello`.
+    pub contents: Option<Vec<u8>>,
 }
 
 /// What must come out.
@@ -149,6 +151,7 @@ impl Case {
             "in" | "packet" => self.input.bytes = bytes(rest)?,
             "type" => self.prog_type = Some(prog_type(rest)?),
             "map" => self.maps.push(map(rest)?),
+            "rodata" => self.maps.push(rodata(rest)?),
             "skip" => {
                 let (engine, reason) = rest.split_once(' ').ok_or("a skip needs an engine and a reason")?;
                 self.skips.push((engine.to_owned(), reason.to_owned()));
@@ -203,7 +206,21 @@ fn map(text: &str) -> Result<MapDecl, String> {
         *to = u32::try_from(number(word)?).map_err(|_| format!("{word} does not fit"))?;
     }
     let [key_size, value_size, max_entries, flags] = numbers;
-    Ok(MapDecl { name: (*name).to_owned(), map_type, key_size, value_size, max_entries, flags })
+    Ok(MapDecl { name: (*name).to_owned(), map_type, key_size, value_size, max_entries, flags, contents: None })
+}
+
+fn rodata(text: &str) -> Result<MapDecl, String> {
+    let (name, rest) = text.trim().split_once(' ').ok_or("read-only data needs a name and bytes")?;
+    let contents = bytes(rest)?;
+    Ok(MapDecl {
+        name: name.to_owned(),
+        map_type: MapType::Array,
+        key_size: 4,
+        value_size: u32::try_from(contents.len()).map_err(|_| "too much data".to_owned())?,
+        max_entries: 1,
+        flags: map_flags::BPF_F_RDONLY_PROG,
+        contents: Some(contents),
+    })
 }
 
 /// A number of 64 bits, decimal (also negative) or `0x`.
@@ -217,7 +234,7 @@ fn number(text: &str) -> Result<u64, String> {
     parsed.ok_or_else(|| format!("not a number: {text}"))
 }
 
-/// `u64 0x1 0x2`, `u32 …` (little-endian words), `hex 00ff`, `zero 64`.
+/// `u64 0x1 0x2`, `u32 …` (little-endian words), `hex 00ff`, `zero 64`, `str text` (with a final zero).
 fn bytes(text: &str) -> Result<Vec<u8>, String> {
     let (kind, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
     let mut out = Vec::new();
@@ -245,7 +262,11 @@ fn bytes(text: &str) -> Result<Vec<u8>, String> {
             }
             out.extend(pairs.iter().map(|[high, low]| u8::try_from(high << 4 | low).unwrap_or(u8::MAX)));
         }
-        _ => return Err(format!("expected u64, u32, zero or hex, found {kind}")),
+        "str" => {
+            out.extend(rest.bytes());
+            out.push(0);
+        }
+        _ => return Err(format!("expected u64, u32, zero, hex or str, found {kind}")),
     }
     Ok(out)
 }

@@ -82,7 +82,12 @@ fn create_maps(case: &Case) -> Result<Vec<Map>, String> {
             inner_map: decl.map_type.is_map_of_maps().then(|| inner.raw_fd()),
             ..MapCreate::new(decl.map_type, decl.key_size, decl.value_size, decl.max_entries)
         };
-        maps.push(create.create().map_err(|errno| format!("map {}: {errno}", decl.name))?);
+        let map = create.create().map_err(|errno| format!("map {}: {errno}", decl.name))?;
+        if let Some(contents) = &decl.contents {
+            map.update(&[0; 4], contents, 0).map_err(|errno| errno.to_string())?;
+            map.freeze().map_err(|errno| errno.to_string())?;
+        }
+        maps.push(map);
     }
     Ok(maps)
 }

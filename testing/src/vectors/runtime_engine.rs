@@ -169,7 +169,12 @@ impl RuntimeEngine {
                 let inner = MapSpec::new(skep_abi::MapType::Array, 4, 8, 1);
                 spec = spec.inner(Map::create(&inner, &self.cpus).map_err(|errno| errno.to_string())?);
             }
-            maps.push(Map::create(&spec, &self.cpus).map_err(|errno| format!("map {}: {errno}", decl.name))?);
+            let map = Map::create(&spec, &self.cpus).map_err(|errno| format!("map {}: {errno}", decl.name))?;
+            if let Some(contents) = &decl.contents {
+                map.update(&[0; 4], contents, 0).map_err(|errno| errno.to_string())?;
+                map.freeze().map_err(|errno| errno.to_string())?;
+            }
+            maps.push(map);
         }
         Ok(maps)
     }

@@ -74,6 +74,8 @@ pub fn shapes(case: &Case) -> Vec<MapShape<'static>> {
     for decl in &case.maps {
         let mut shape = MapShape::new(decl.map_type, decl.key_size, decl.value_size, decl.max_entries);
         shape.flags = decl.flags;
+        shape.frozen = decl.contents.is_some();
+        shape.contents = decl.contents.clone().map(Into::into);
         if decl.map_type.is_map_of_maps() {
             shape.inner = Some(Box::new(MapShape::new(MapType::Array, 4, 8, 1)));
         }
