@@ -1,5 +1,6 @@
 //! Replacing programs under load: each run one version, none lost, none doubled, nothing leaks.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use skep::{Engine, Object, SlotError, Xdp, XdpBuff};
@@ -19,6 +20,9 @@ fn swaps() -> i32 {
     std::env::var("SKEP_SWAPS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
 }
 
+/// One test at a time: the memory of another would be counted.
+static SERIAL: Mutex<()> = Mutex::new(());
+
 fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").expect("proc");
     text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0)
@@ -26,6 +30,7 @@ fn resident() -> usize {
 
 #[test]
 fn every_run_sees_one_whole_version() {
+    let _serial = SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let engine = Engine::new().expect("an engine");
     let slot: skep::Slot<XdpBuff> = engine.slot(version(1)).expect("the first version");
     let stop = AtomicBool::new(false);
@@ -73,6 +78,7 @@ fn every_run_sees_one_whole_version() {
 
 #[test]
 fn a_version_that_does_not_fit_changes_nothing() {
+    let _serial = SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let engine = Engine::new().expect("an engine");
     let slot: skep::Slot<XdpBuff> = engine.slot(version(7)).expect("the first version");
     let mut packet = Xdp::packet(&[0; 64]).build().expect("a packet");
