@@ -13,7 +13,7 @@ use skep_text::{CodeArena, Key, KeyHold, TextError};
 use thiserror::Error;
 
 use crate::frame::{BLOCK_OFF, CpuBlock, TAIL_CALLS_OFF};
-use crate::helper::{self, HelperFn};
+use crate::helper::{self, AddedHelper, HelperFn};
 
 /// Why an engine's state cannot be made.
 #[derive(Debug, Error)]
@@ -61,7 +61,7 @@ pub struct EngineState {
     stats: Key,
     trace: RwLock<Option<TraceSink>>,
     /// Helpers of the embedder, by id.
-    helpers: BTreeMap<u32, HelperFn>,
+    helpers: BTreeMap<u32, AddedHelper>,
     next_program: AtomicU32,
 }
 
@@ -80,7 +80,7 @@ impl EngineState {
     pub fn new(
         cpus: &CpuSet,
         arena: Option<CodeArena>,
-        helpers: BTreeMap<u32, HelperFn>,
+        helpers: BTreeMap<u32, AddedHelper>,
     ) -> Result<Arc<Self>, EngineError> {
         let block = cpus.percpu_alloc(size_of::<CpuBlock>(), align_of::<CpuBlock>()).map_err(EngineError::Memory)?;
         if block.0 != BLOCK_OFF {
@@ -137,7 +137,12 @@ impl EngineState {
     /// The function behind a helper id.
     #[must_use]
     pub fn helper(&self, id: u32) -> Option<HelperFn> {
-        self.helpers.get(&id).copied().or_else(|| helper::helper(id))
+        self.helpers.get(&id).map(|added| added.function).or_else(|| helper::helper(id))
+    }
+
+    /// The embedder's own helpers.
+    pub fn added_helpers(&self) -> impl Iterator<Item = &AddedHelper> {
+        self.helpers.values()
     }
 
     /// What compiled code needs to know.
@@ -145,7 +150,7 @@ impl EngineState {
     pub fn layout_base(&self) -> LayoutBase {
         let address = |function: HelperFn| function as *const () as u64;
         let mut helpers: BTreeMap<u32, u64> = helper::table().iter().map(|&(id, f)| (id, address(f))).collect();
-        helpers.extend(self.helpers.iter().map(|(&id, &f)| (id, address(f))));
+        helpers.extend(self.helpers.iter().map(|(&id, added)| (id, address(added.function))));
         LayoutBase {
             tail_calls: i32::try_from(TAIL_CALLS_OFF).unwrap_or(i32::MAX),
             cpu_id: 0,

@@ -195,7 +195,12 @@ impl Program {
             Some(_) => None,
             None => {
                 let helper = |id| engine.helper(id).map(|function| function as *const () as u64);
-                let resolve = Resolve { maps: &parts.maps, helper: &helper, kfuncs: &parts.kfuncs };
+                let resolve = Resolve {
+                    maps: &parts.maps,
+                    helper: &helper,
+                    kfuncs: &parts.kfuncs,
+                    protos: engine.added_helpers().map(|added| added.proto.clone()).collect(),
+                };
                 Some(InterpProgram::new(&parts.name, &parts.xlated, &resolve)?)
             }
         };

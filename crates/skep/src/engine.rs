@@ -10,10 +10,11 @@ use skep_abi::ctx::CtxLayout;
 use skep_jit::{Arch, CpuFeatures};
 use skep_object::ProgramSpec;
 use skep_runtime::ctx::{CtxType, UserContext, UserLayout};
+use skep_runtime::helper::{AddedHelper, UserHelper};
 use skep_runtime::{EngineError, EngineState, StatsGuard, TraceSink};
 use skep_sync::{Config, CpuSet, SyncError};
 use skep_text::{ArenaConfig, CodeArena, TextError};
-use skep_verifier::Options;
+use skep_verifier::{HelperTable, Options};
 
 use crate::error::LoadError;
 use crate::load::{self, Adopted};
@@ -62,6 +63,7 @@ pub struct Builder {
     vcpus: Option<usize>,
     mode: Mode,
     contexts: Vec<(String, Option<UserLayout>, CtxType)>,
+    helpers: BTreeMap<u32, AddedHelper>,
     options: Options,
 }
 
@@ -90,8 +92,15 @@ impl Builder {
     /// Programs in `SEC("section")` (or `SEC("section/…")`) get a `T` as their context.
     #[must_use]
     pub fn context<T: UserContext>(mut self, section: &str) -> Self {
-        let layout = UserLayout::new::<T>(T::layout().layout().clone());
+        let layout = UserLayout::new::<T>(T::layout());
         self.contexts.push((section.to_owned(), layout, CtxType::User(std::any::TypeId::of::<T>())));
+        self
+    }
+
+    /// Programs may call the helper `H`, besides those of the kernel.
+    #[must_use]
+    pub fn helper<H: UserHelper>(mut self) -> Self {
+        self.helpers.insert(H::ID, AddedHelper::new::<H>());
         self
     }
 
@@ -116,7 +125,7 @@ impl Builder {
                 None => return Err(BuildError::Context(section)),
             }
         }
-        let state = EngineState::new(&cpus, arena, BTreeMap::new())?;
+        let state = EngineState::new(&cpus, arena, self.helpers)?;
         let layout = state.layout_base();
         Ok(Engine(Arc::new(Inner {
             layout: skep_jit::Layout {
@@ -284,6 +293,11 @@ impl Engine {
     /// What compiled code needs to know of the engine, without maps.
     pub(crate) fn layout(&self) -> &skep_jit::Layout {
         &self.0.layout
+    }
+
+    /// Prototypes of the embedder's helpers.
+    pub(crate) fn helpers(&self) -> HelperTable {
+        HelperTable(self.state().added_helpers().map(|added| added.proto.clone()).collect())
     }
 
     pub(crate) fn jit_options(&self) -> skep_jit::Options {

@@ -26,8 +26,11 @@ pub use loaded::{Loaded, NotFound};
 pub use maps::MapError;
 pub use object::{Object, ObjectError};
 pub use program::Program;
+/// Descriptions of context structs.
+pub use skep_abi::ctx::{CtxField, CtxFieldKind, CtxLayout};
 pub use skep_runtime::ctx::{Context, Redirect};
 pub use skep_runtime::ctx::{RawTp, SkBuff, Skb, Syscall, UserContext, UserLayout, Xdp, XdpAction, XdpBuff};
+pub use skep_runtime::helper::{Arg, Args, UserHelper};
 pub use skep_runtime::map::Map as RawMap;
 pub use skep_runtime::test_run::{
     Output, SkbOutput, TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult, User, XdpOutput,

@@ -74,7 +74,9 @@ fn build(
     };
     let context = engine.context_of(spec);
     let pokes = engine.mode() == Mode::Jit && engine.is_live();
+    let helpers = engine.helpers();
     let built = object.with_program_spec(index, views, context.map(Context::table), |view, poisoned| {
+        let view = &skep_verifier::ProgramSpec { helpers: Some(&helpers), ..view.clone() };
         let verified = verify(engine, view, poisoned)?;
         let options = RewriteOptions { pokes, ..RewriteOptions::default() };
         let xlated = skep_verifier::rewrite(view, &verified, &options)

@@ -171,6 +171,13 @@ impl CtxField {
         self
     }
 
+    /// Of an embedder's packet pointer: programs may write the bytes that it points to. The pointer itself stays read-only.
+    #[must_use]
+    pub const fn writable_bytes(mut self) -> Self {
+        self.write_narrow = true;
+        self
+    }
+
     /// Accessible with 8 bytes too.
     #[must_use]
     pub const fn wide(mut self) -> Self {

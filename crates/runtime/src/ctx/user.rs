@@ -16,10 +16,11 @@ use super::{Context, CtxParts, CtxType, Packet};
 /// # Safety
 /// The type is `repr(C)`, has no padding inside the readable fields of its layout, and every bit pattern is valid for the
 /// writable ones. Where the layout has packet pointers, they delimit memory that is valid, initialised and unaliased
-/// whenever the value is passed to a run, and both are null when there is no packet.
+/// whenever the value is passed to a run, and both are null when there is no packet. Programs write its bytes only where
+/// the layout says so ([`CtxField::writable_bytes`](skep_abi::ctx::CtxField::writable_bytes)).
 pub unsafe trait UserContext: Sized + 'static {
     /// The fields, as the verifier sees them.
-    fn layout() -> UserLayout;
+    fn layout() -> CtxLayout;
 
     /// First byte and end of the packet, for the interpreter's checks: the values of the packet-pointer fields.
     fn packet(&self) -> Option<(u64, u64)> {

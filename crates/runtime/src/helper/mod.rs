@@ -22,10 +22,12 @@ mod string;
 mod task;
 mod time;
 mod trace;
+mod user;
 mod xdp;
 
 use skep_abi::Errno;
 
+pub use self::user::{AddedHelper, Arg, Args, UserHelper};
 use crate::frame::Run;
 pub use crate::map::HelperFn;
 
@@ -39,6 +41,19 @@ macro_rules! entry {
             unsafe { $function(run, [a, b, c, d, e]) }
         }
         entry as $crate::helper::HelperFn
+    }};
+}
+
+/// [`entry!`] of a generic function.
+macro_rules! generic_entry {
+    ($function:ident, $param:ident: $bound:path) => {{
+        unsafe extern "sysv64" fn entry<$param: $bound>(a: u64, b: u64, c: u64, d: u64, e: u64, base: *mut u8) -> u64 {
+            // SAFETY: programs pass the base of the vCPU that they run on, and have set its frame.
+            let run = unsafe { $crate::frame::Run::new(base) };
+            // SAFETY: the arguments are as the helper's prototype says (the module's invariant).
+            unsafe { $function::<$param>(run, [a, b, c, d, e]) }
+        }
+        entry::<$param> as $crate::helper::HelperFn
     }};
 }
 
@@ -86,7 +101,7 @@ pub fn table() -> &'static [(u32, HelperFn)] {
     &TABLE
 }
 
-use entry;
+use {entry, generic_entry};
 
 /// A result as a helper returns it.
 fn status(result: Result<(), Errno>) -> u64 {

@@ -1,7 +1,7 @@
 //! Tests of what a program passes to helpers.
 //!
 //! Invariant: after [`Interp::check_arguments`] every pointer argument is what the helper's prototype says, or null where that
-//! may be; helpers of an embedder have no table here and test their own. Kernel counterpart: `check_func_arg`,
+//! may be. Kernel counterpart: `check_func_arg`,
 //! kernel/bpf/verifier.c, 6.18, which does it before the program runs.
 
 use skep_abi::helper::{ArgKind, ArgType, TypeFlags, helper};
@@ -18,7 +18,9 @@ const MAX_STRING: u64 = 4096;
 impl<'a> Interp<'a> {
     /// Tests the arguments of helper `id` in r1 to r5.
     pub(super) fn check_arguments(&self, insn: usize, id: i32, regs: &[u64; 12]) -> Result<(), Stopped> {
-        let Some(proto) = u32::try_from(id).ok().and_then(helper) else { return Ok(()) };
+        let program = self.program.get();
+        let added = program.protos.iter().find(|proto| i64::from(proto.id) == i64::from(id));
+        let Some(proto) = added.or_else(|| helper(u32::try_from(id).ok()?)) else { return Ok(()) };
         let mut map = None;
         for (at, arg) in proto.args.iter().enumerate() {
             let value = regs[at + 1];

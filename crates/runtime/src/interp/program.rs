@@ -3,6 +3,7 @@
 //! Invariant: `ops` has one entry per slot, and the second slot of an `ld_imm64` is not executable. Kernel counterpart:
 //! `bpf_patch_call_args` and the fix-ups of `bpf_prog_select_runtime`, kernel/bpf/core.c, 6.18.
 
+use skep_abi::helper::HelperProto;
 use skep_abi::{CallTarget, Errno, Imm64, Insn, RawInsn, decode_xlated};
 use skep_verifier::Xlated;
 use thiserror::Error;
@@ -48,6 +49,8 @@ pub struct Resolve<'a> {
     pub helper: &'a dyn Fn(u32) -> Option<u64>,
     /// Addresses of kfuncs by index.
     pub kfuncs: &'a [u64],
+    /// Prototypes of helpers that are not the kernel's.
+    pub protos: Vec<HelperProto>,
 }
 
 /// One slot: the instruction and the value or address that it needs.
@@ -70,6 +73,8 @@ pub struct InterpProgram {
     /// First slot and stack bytes of each subprogram, ascending.
     pub(super) subprogs: Vec<(usize, u32)>,
     pub(super) maps: Vec<MapRef>,
+    /// Prototypes of helpers that are not the kernel's.
+    pub(super) protos: Vec<HelperProto>,
 }
 
 impl InterpProgram {
@@ -89,7 +94,7 @@ impl InterpProgram {
             slot += insn.slots();
         }
         let subprogs = xlated.subprogs.iter().map(|s| (s.start as usize, s.stack_depth)).collect();
-        Ok(Self { name: name.to_owned(), ops, subprogs, maps: resolve.maps.to_vec() })
+        Ok(Self { name: name.to_owned(), ops, subprogs, maps: resolve.maps.to_vec(), protos: resolve.protos.clone() })
     }
 
     /// The first slot of the callback with this token.

@@ -3,6 +3,7 @@
 //! Owns packet ranges. Invariant: a packet pointer's range is a number of bytes from its base that lie before the packet's
 //! end on this path. Kernel counterpart: `try_match_pkt_pointers`, `find_good_pkt_pointers`, kernel/bpf/verifier.c, 6.18.
 
+use skep_abi::ctx::{CtxFieldKind, CtxLayout};
 use skep_abi::{JmpOp, ProgType};
 
 use crate::check::Access;
@@ -140,8 +141,15 @@ impl Env<'_> {
                 | ProgType::SkSkb
                 | ProgType::SkMsg
         );
-        // An embedder's context that has packet fields is one whose packets its programs may use.
-        if read_only || reads_and_writes || self.spec.ctx.is_some() {
+        // An embedder's context that has packet fields is one whose packets its programs may read, and write if it says so.
+        let own = self.spec.ctx.is_some();
+        let bytes_are_writable = |ctx: &CtxLayout| {
+            ctx.fields.iter().any(|field| field.kind == CtxFieldKind::PacketData && field.write_narrow)
+        };
+        if own && access == Access::Write && !self.spec.ctx.is_some_and(bytes_are_writable) {
+            return false;
+        }
+        if read_only || reads_and_writes || own {
             if let Some(allowed) = helper_pkt_access {
                 return allowed;
             }
