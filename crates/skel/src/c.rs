@@ -55,7 +55,7 @@ fn sections<'a>(
         let blank = |named| Section { named, fields: Vec::new(), declarations: Vec::new(), padding: Vec::new() };
         return Ok(maps.iter().filter(|m| section::is_visible(m.map)).map(blank).collect());
     };
-    let style = Style { strip_qualifiers: true, cxx_bool: true };
+    let style = Style { strip_qualifiers: true, after_uapi: true };
     let mut dump = CDump::new(btf).with_style(style);
     for named in maps.iter().filter(|m| section::is_visible(m.map)) {
         let fields = section::fields(object, named.index, named.map)?;

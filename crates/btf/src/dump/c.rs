@@ -19,8 +19,9 @@ use super::order::{Need, Progress};
 pub struct Style {
     /// Leave out `const`, `volatile`, `restrict` and attributes of types: for what user space writes to.
     pub strip_qualifiers: bool,
-    /// Write `bool` for `_Bool`, which C++ does not know.
-    pub cxx_bool: bool,
+    /// For a header that C++ may include after `<linux/bpf.h>`: `bool` for `_Bool`, which C++ does not know, and no
+    /// definition of what that header defines (tags that start with `bpf_`).
+    pub after_uapi: bool,
 }
 
 /// Definitions of types in C, made on demand and each once.
@@ -79,6 +80,17 @@ impl<'a> CDump<'a> {
     pub fn with_style(mut self, style: Style) -> Self {
         self.style = style;
         self
+    }
+
+    /// Whether a header that comes before defines this type already.
+    pub(crate) fn is_defined_elsewhere(&self, id: TypeId) -> bool {
+        let name = self.btf.name(id);
+        match self.btf.get(id).map(|ty| &ty.data) {
+            // The compiler knows this one: defining it again is an error in C++ and a clash in C.
+            Some(TypeData::Typedef(_)) if name == "__builtin_va_list" => true,
+            Some(TypeData::Typedef(_)) => self.style.after_uapi && is_libc_typedef(name),
+            _ => self.style.after_uapi && (name.starts_with("bpf_") || name.starts_with("libbpf_")),
+        }
     }
 
     pub(crate) fn style(&self) -> Style {
@@ -177,6 +189,13 @@ impl<'a> CDump<'a> {
             Some(name) => name.clone(),
             None => self.ident(self.btf.name(id)),
         }
+    }
+
+    /// Names that `<stdint.h>`, `<stdbool.h>` and `<sys/types.h>` define, not always as BPF's headers do.
+    fn is_libc_typedef(name: &str) -> bool {
+        let plain = name.trim_start_matches('_').trim_start_matches('u');
+        let is_int = matches!(plain, "int8_t" | "int16_t" | "int32_t" | "int64_t" | "intptr_t");
+        is_int || matches!(name, "bool" | "size_t" | "ssize_t" | "pid_t" | "uid_t" | "gid_t" | "dev_t" | "loff_t")
     }
 
     /// `text` as a C identifier: other characters become `_`.

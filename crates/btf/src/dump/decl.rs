@@ -137,7 +137,7 @@ impl CDump<'_> {
         Ok(match &ty.data {
             TypeData::Void => "void".into(),
             TypeData::Int(int) => match int_name(self.btf().name(id), *int) {
-                "_Bool" if self.style().cxx_bool => "bool".into(),
+                "_Bool" if self.style().after_uapi => "bool".into(),
                 name => name.into(),
             },
             TypeData::Float { size } => float_name(self.btf().name(id), *size).into(),
@@ -164,10 +164,6 @@ impl CDump<'_> {
             return Err(Error::Internal("a typedef is none"));
         };
         let name = self.name(id);
-        // The compiler knows this one, and defining it again is an error in C++ and a clash with its own in C.
-        if name == "__builtin_va_list" {
-            return Ok(());
-        }
         let text = self.declaration_at(to, &name, 0)?;
         self.print(format_args!("typedef {text};\n\n"))
     }

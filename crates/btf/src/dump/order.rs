@@ -112,6 +112,9 @@ impl CDump<'_> {
         if std::mem::replace(&mut progress.defined, true) {
             return Ok(());
         }
+        if self.is_defined_elsewhere(id) {
+            return Ok(());
+        }
         match self.btf().kind(id) {
             Kind::Typedef => self.define_typedef(id),
             _ => {
