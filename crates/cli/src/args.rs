@@ -323,6 +323,116 @@ pub(crate) enum MapCommand {
         #[arg(value_name = "name NAME")]
         words: Vec<String>,
     },
+    /// Print the value of a key
+    #[command(after_help = MAP_EXAMPLES)]
+    Lookup(ElemArgs),
+    /// Set the value of a key
+    #[command(after_help = MAP_EXAMPLES)]
+    Update(ElemArgs),
+    /// Remove a key
+    Delete(ElemArgs),
+    /// Print the first key, or the one after a key
+    Getnext(ElemArgs),
+    /// Print the value that pop would take
+    Peek(ElemArgs),
+    /// Put a value on a stack
+    Push(ElemArgs),
+    /// Take a value from a stack
+    Pop(ElemArgs),
+    /// Put a value into a queue
+    Enqueue(ElemArgs),
+    /// Take a value from a queue
+    Dequeue(ElemArgs),
+    /// Let users only read the map from now on
+    Freeze(ElemArgs),
+    /// Run several of these commands on one load of the object
+    #[command(after_help = MAP_EXAMPLES)]
+    Batch {
+        /// The object file
+        object: PathBuf,
+        /// Commands, one a line; `-` for standard input
+        file: PathBuf,
+    },
+}
+
+const MAP_EXAMPLES: &str = "\
+Examples:
+  skep map lookup OBJ name counters key 0 0 0 0
+  skep map lookup OBJ name counters key 0 cpu 1
+  printf 'update name counters key 0 value 5 all-cpus\\nlookup name counters key 0\\n' | skep map batch OBJ -
+
+An object file is loaded afresh by each command: what `update` does is gone when it ends. `batch` runs several commands
+on one load. A key or value is bytes (`key 1 0 0 0`, `key hex 01 00 00 00`), one number, or JSON by its type.";
+
+/// Which map and element.
+#[derive(Args)]
+pub(crate) struct ElemArgs {
+    /// The object file
+    pub(crate) object: PathBuf,
+    /// Which map and element: `name NAME [key BYTES] [value BYTES] [any|exist|noexist|lock] [cpu N|all-cpus]`
+    #[arg(value_name = "name NAME …", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<String>,
+}
+
+/// A command on elements.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MapVerb {
+    /// `lookup`
+    Lookup,
+    /// `update`
+    Update,
+    /// `delete`
+    Delete,
+    /// `getnext`
+    Getnext,
+    /// `peek`
+    Peek,
+    /// `push`
+    Push,
+    /// `pop`
+    Pop,
+    /// `enqueue`
+    Enqueue,
+    /// `dequeue`
+    Dequeue,
+    /// `freeze`
+    Freeze,
+}
+
+impl MapVerb {
+    const ALL: [Self; 10] = [
+        Self::Lookup,
+        Self::Update,
+        Self::Delete,
+        Self::Getnext,
+        Self::Peek,
+        Self::Push,
+        Self::Pop,
+        Self::Enqueue,
+        Self::Dequeue,
+        Self::Freeze,
+    ];
+
+    /// The word on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Lookup => "lookup",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Getnext => "getnext",
+            Self::Peek => "peek",
+            Self::Push => "push",
+            Self::Pop => "pop",
+            Self::Enqueue => "enqueue",
+            Self::Dequeue => "dequeue",
+            Self::Freeze => "freeze",
+        }
+    }
+
+    /// The verb with this word.
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verb| verb.word() == word)
+    }
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -16,6 +16,7 @@ mod feature;
 mod gen_command;
 mod input;
 mod map;
+mod map_elem;
 mod maps;
 mod output;
 mod prog;

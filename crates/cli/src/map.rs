@@ -7,14 +7,25 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use skep::{Engine, Loaded, Object, RawMap};
 
-use crate::args::{MapCommand, Output};
+use crate::args::{MapCommand, MapVerb, Output};
 use crate::exit::usage;
-use crate::{maps, output};
+use crate::{map_elem, maps, output};
 
 pub(crate) fn run(command: &MapCommand, output: Output) -> Result<()> {
     match command {
         MapCommand::Show { object } => show(object, output),
         MapCommand::Dump { object, words } => dump(object, words, output),
+        MapCommand::Lookup(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Lookup, &elem.words, output),
+        MapCommand::Update(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Update, &elem.words, output),
+        MapCommand::Delete(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Delete, &elem.words, output),
+        MapCommand::Getnext(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Getnext, &elem.words, output),
+        MapCommand::Peek(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Peek, &elem.words, output),
+        MapCommand::Push(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Push, &elem.words, output),
+        MapCommand::Pop(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Pop, &elem.words, output),
+        MapCommand::Enqueue(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Enqueue, &elem.words, output),
+        MapCommand::Dequeue(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Dequeue, &elem.words, output),
+        MapCommand::Freeze(elem) => map_elem::run(&load(&elem.object)?, MapVerb::Freeze, &elem.words, output),
+        MapCommand::Batch { object, file } => map_elem::batch(&load(object)?, file, output),
     }
 }
 

@@ -67,7 +67,7 @@ fn value_type(map: &RawMap) -> u32 {
 }
 
 /// An entry and whether its value is all zero.
-fn entry(map: &RawMap, key: &[u8], bytes: &[u8]) -> Value {
+pub(crate) fn entry(map: &RawMap, key: &[u8], bytes: &[u8]) -> Value {
     let info = map.info();
     let shown_key = match info.map_type {
         // libbpf gives internal maps no key type; all arrays have this one.
@@ -140,7 +140,7 @@ pub(crate) fn text((name, map): (&str, &RawMap), output: Output) -> Result<Strin
 }
 
 /// `key: value`, per-CPU values with their sum where they are numbers.
-fn line(entry: &Value) -> String {
+pub(crate) fn line(entry: &Value) -> String {
     let key = plain(&entry["key"]);
     let Some(values) = entry["values"].as_array() else {
         return format!("{key}: {}", plain(&entry["value"]));
@@ -157,7 +157,7 @@ fn line(entry: &Value) -> String {
 }
 
 /// JSON for people: strings of bytes run together, objects without quotes around their keys.
-fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Array(items) if items.iter().all(is_byte) && !items.is_empty() => {
             let digits: Vec<&str> = items.iter().filter_map(|i| i.as_str()?.strip_prefix("0x")).collect();
@@ -226,4 +226,69 @@ fn untyped(map: &RawMap, id: u32, json: &Value, size: u32) -> Result<Vec<u8>> {
         }
         _ => value::raw_from_json(json, size),
     }
+}
+
+/// A key as [`text`] shows it.
+pub(crate) fn key_text(map: &RawMap, key: &[u8]) -> String {
+    plain(&entry(map, key, &[])["key"])
+}
+
+/// One value by its type.
+pub(crate) fn value_json(map: &RawMap, bytes: &[u8]) -> Value {
+    typed(map, value_type(map), bytes)
+}
+
+/// Bytes as bpftool writes them in JSON.
+pub(crate) fn hex_bytes(bytes: &[u8]) -> Value {
+    bytes.iter().map(|byte| format!("{byte:#04x}")).collect()
+}
+
+/// A key from the words of a command line.
+pub(crate) fn parse_key(map: &RawMap, words: &[&str]) -> Result<Vec<u8>> {
+    let info = map.info();
+    parse_data(map, if has_index_keys(info.map_type) { 0 } else { key_type(map) }, words, info.key_size)
+}
+
+/// A value from the words of a command line.
+pub(crate) fn parse_value(map: &RawMap, words: &[&str]) -> Result<Vec<u8>> {
+    parse_data(map, value_type(map), words, map.info().value_size)
+}
+
+/// As many bytes as the map wants, `hex` in front or not; or one number; or JSON by the type.
+fn parse_data(map: &RawMap, id: u32, words: &[&str], size: u32) -> Result<Vec<u8>> {
+    let size = usize::try_from(size)?;
+    let (radix, digits) = match words {
+        ["hex", rest @ ..] => (16, rest),
+        rest => (10, rest),
+    };
+    if radix == 10 && digits.first().is_some_and(|word| word.starts_with(['{', '[', '"'])) {
+        return untyped(map, id, &serde_json::from_str(&digits.join(" "))?, u32::try_from(size)?);
+    }
+    if let ([word], 2 | 4 | 8) = (digits, size) {
+        let number = match word.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16),
+            None if radix == 10 => word.parse::<i64>().map(i64::cast_unsigned).or_else(|_| word.parse()),
+            None => u64::from_str_radix(word, 16),
+        };
+        let number = number.with_context(|| format!("'{word}' is no number"))?;
+        let bytes = number.to_ne_bytes();
+        let (low, high) = bytes.split_at(size);
+        let negative = number.cast_signed() < 0 && low.last().is_some_and(|byte| *byte >= 0x80);
+        if high.iter().any(|byte| *byte != if negative { 0xff } else { 0 }) {
+            bail!("{word} does not fit {size} bytes");
+        }
+        return Ok(low.to_vec());
+    }
+    let bytes: Result<Vec<u8>> = digits
+        .iter()
+        .map(|word| {
+            let parsed = match word.strip_prefix("0x") {
+                Some(hex) => u8::from_str_radix(hex, 16),
+                None => u8::from_str_radix(word, radix),
+            };
+            parsed.with_context(|| format!("'{word}' is no byte"))
+        })
+        .collect();
+    let bytes = bytes?;
+    if bytes.len() == size { Ok(bytes) } else { bail!("{} bytes, the map has {size}", bytes.len()) }
 }

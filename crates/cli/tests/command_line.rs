@@ -269,3 +269,45 @@ fn skeletons_in_both_languages() {
     assert!(stdout(&rust).contains("pub mod percpu_counters_bpf"), "{}", stdout(&rust));
     fails("gen skeleton examples/percpu_counters.bpf.o frob", 2, "name NAME");
 }
+
+#[test]
+fn map_elements_by_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("commands");
+    let batch = |object: &str, commands: &str| {
+        std::fs::write(&script, commands).unwrap();
+        skep(["map", "batch", object, script.to_str().unwrap(), "-j"])
+    };
+    let output = batch(
+        "examples/xdp_dispatch.bpf.o",
+        "# per-CPU values\nmap update name seen key 0 value 5 all-cpus\nupdate name seen key 1 0 0 0 value 7 cpu 0\n\
+         lookup name seen key 0 cpu 0\nlookup name seen key 1\ngetnext name seen key 0\n",
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let answers: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(answers[2]["formatted"], 5);
+    assert_eq!(answers[3]["values"][0]["value"][0], "0x07");
+    assert_eq!(answers[4]["next_key"][0], "0x01");
+    let output = batch(
+        "examples/xdp_firewall.bpf.o",
+        "update name blocked_sources key hex 08 00 00 00 0a 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 value 3\n\
+         lookup name blocked_sources key 0x10 0 0 0 0x0a 1 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n\
+         delete name blocked_sources key 8 0 0 0 10 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n\
+         lookup name blocked_sources key 8 0 0 0 10 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+    );
+    assert_eq!(output.status.code(), Some(1), "the last key is not there: {}", stderr(&output));
+    let answers: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(answers[1]["value"][0], "0x03");
+    assert_eq!(answers[3]["error"], "Not found");
+
+    let map = "examples/xdp_dispatch.bpf.o";
+    fails(&format!("map lookup {map}"), 2, "name NAME");
+    fails(&format!("map lookup {map} name nothere key 0"), 2, "there are stages, seen");
+    fails(&format!("map lookup {map} name seen"), 2, "a key is missing");
+    fails(&format!("map lookup {map} name seen key 1 2"), 2, "2 bytes, the map has 4");
+    fails(&format!("map lookup {map} name seen key 99999999999"), 2, "does not fit");
+    fails(&format!("map lookup {map} name seen key 0 cpu x"), 2, "number of a CPU");
+    fails(&format!("map lookup {map} name seen key 0 cpu 70000"), 3, "ERANGE");
+    fails(&format!("map update {map} name seen key 0 value 1 cpu 0 all-cpus"), 3, "EINVAL");
+    fails(&format!("map update {map} name seen key 100 value 1 all-cpus"), 3, "E2BIG");
+}
