@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, OpKind};
 use serde_json::{Value, json};
 
 /// One instruction.
@@ -15,8 +15,9 @@ pub(crate) struct Line {
     pub(crate) text: String,
 }
 
-/// The instructions of x86-64 `code` that lies at `address`. Bytes that are no instruction come as `(bad)`.
-pub(crate) fn x64(code: &[u8], address: u64) -> Vec<Line> {
+/// The instructions of x86-64 `code` that lies at `address`. Bytes that are no instruction come as `(bad)`. Targets inside
+/// are shown as offsets, those outside with the name that `name` knows.
+pub(crate) fn x64(code: &[u8], address: u64, name: &dyn Fn(u64) -> Option<String>) -> Vec<Line> {
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     let mut formatter = GasFormatter::new();
     let options = formatter.options_mut();
@@ -32,6 +33,18 @@ pub(crate) fn x64(code: &[u8], address: u64) -> Vec<Line> {
         decoder.decode_out(&mut instruction);
         let mut text = String::new();
         formatter.format(&instruction, &mut text);
+        if instruction.op0_kind() == OpKind::NearBranch64 {
+            let target = instruction.near_branch_target();
+            let offset = target.wrapping_sub(address);
+            let inside = usize::try_from(offset).is_ok_and(|offset| offset < code.len());
+            let shown = match name(target) {
+                _ if inside => format!("0x{offset:x}"),
+                Some(name) => format!("0x{target:x} <{name}>"),
+                None => format!("0x{target:x}"),
+            };
+            let mnemonic = text.split(' ').next().unwrap_or_default();
+            text = format!("{mnemonic} {shown}");
+        }
         lines.push(Line { offset, bytes: code[offset..decoder.position()].to_vec(), text });
     }
     lines
@@ -76,9 +89,13 @@ mod tests {
 
     #[test]
     fn offsets_bytes_and_text() {
-        let lines = x64(&[0x31, 0xc0, 0xe8, 0x05, 0, 0, 0, 0xc3], 0x1000);
+        let name = |target| (target == 0x100c).then(|| "helper".to_owned());
+        let lines = x64(&[0x31, 0xc0, 0xe8, 0x05, 0, 0, 0, 0xc3], 0x1000, &name);
         let text = listing(&lines, true);
-        assert_eq!(text, "   0:\txor %eax,%eax\n\t31 c0\n   2:\tcall 0x100c\n\te8 05 00 00 00\n   7:\tret\n\tc3\n");
+        assert_eq!(
+            text,
+            "   0:\txor %eax,%eax\n\t31 c0\n   2:\tcall 0x100c <helper>\n\te8 05 00 00 00\n   7:\tret\n\tc3\n"
+        );
         assert_eq!(json(&lines, false)[2], json!({ "pc": "0x7", "operation": "ret", "operands": [] }));
     }
 }

@@ -220,7 +220,20 @@ fn jited(subject: &Subject<'_>, output: Output) -> Result<()> {
     };
     let lines = Lines::of(subject.object, subject.program.name());
     let xlated = subject.program.xlated();
-    let instructions = machine::x64(&code.bytes(), code.address());
+    let helpers = subject.program.engine().layout_base().helpers;
+    let name = |target| {
+        if let Some((id, _)) = helpers.iter().find(|(_, address)| **address == target) {
+            return skep_abi::helper::helper_name(i32::try_from(*id).ok()?).map(str::to_owned);
+        }
+        // A map's own functions, called without the helper's dispatch by type.
+        subject.loaded.maps().find_map(|(name, map)| {
+            let fns = map.fns();
+            let known = [(fns.lookup, "lookup"), (fns.update, "update"), (fns.delete, "delete")];
+            let (_, what) = known.into_iter().find(|(function, _)| *function as usize as u64 == target)?;
+            Some(format!("{what}({name})"))
+        })
+    };
+    let instructions = machine::x64(&code.bytes(), code.address(), &name);
     let mut text = String::new();
     let mut list = Vec::new();
     for subprog in code.subprogs() {
