@@ -60,7 +60,7 @@ fn bounded(limit: usize, body: impl Fn() + Sync + Send + 'static) {
 /// Fails if a taker does not see the mark, or an owner does not see that its vCPU is gone.
 #[test]
 fn two_threads_share_a_vcpu_exclusively() {
-    bounded(3, || {
+    bounded(6, || {
         let model = model(1);
         let threads: Vec<_> = (0..2)
             .map(|_| {
@@ -88,7 +88,7 @@ fn two_threads_share_a_vcpu_exclusively() {
 /// Fails if a vCPU is lost when a revocation meets a leaver.
 #[test]
 fn three_threads_on_two_vcpus_all_finish() {
-    bounded(2, || {
+    bounded(3, || {
         let model = model(2);
         let runs = Arc::new(AtomicUsize::new(0));
         let threads: Vec<_> = (0..3)
@@ -146,7 +146,7 @@ fn grace(sched: &Scheduler) {
 /// Fails if a grace period misses a run, or a run what was unpublished before.
 #[test]
 fn a_grace_period_covers_every_run() {
-    bounded(3, || reader_and_writer(enter, grace));
+    bounded(6, || reader_and_writer(enter, grace));
 }
 
 /// Two mistakes that the model must notice: it could not be trusted otherwise.

@@ -102,6 +102,28 @@ impl Record {
         }
     }
 
+    /// Starts a run inside a run, if this thread is in one. Called by the record's own thread.
+    #[inline]
+    pub(crate) fn try_nest(&self) -> Option<std::ptr::NonNull<u8>> {
+        let depth = self.mark.load(Ordering::Relaxed);
+        if depth == 0 {
+            return None;
+        }
+        // The mark is set already, and the vCPU stays until it is zero, whatever `base` says.
+        self.mark.store(depth + 1, Ordering::Relaxed);
+        std::ptr::NonNull::new(self.held.load(Ordering::Relaxed))
+    }
+
+    /// Ends a run inside a run. False: it is the outermost.
+    #[inline]
+    pub(crate) fn try_unnest(&self) -> bool {
+        let depth = self.mark.load(Ordering::Relaxed);
+        if depth > 1 {
+            self.mark.store(depth - 1, Ordering::Relaxed);
+        }
+        depth > 1
+    }
+
     /// Ends an outermost run. False: there is more to do, by [`leave_slow`](crate::sched::Scheduler::leave_slow). A mark
     /// above 1 (a nested guard) is left as it was.
     #[inline(always)]

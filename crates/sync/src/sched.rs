@@ -104,15 +104,10 @@ impl Scheduler {
         }
     }
 
-    /// What a leaver does whose record asks for attention, or whose guard was nested. Called by the record's thread.
+    /// What a leaver does whose record asks for attention, after it has cleared its mark. Called by the record's thread.
     ///
     /// True: the record's thread is gone or had no lasting record, and nothing refers to the record any more.
     pub(crate) fn leave_slow(&self, record: RecRef) -> bool {
-        let depth = record.mark.load(Ordering::Relaxed);
-        if depth > 1 {
-            record.mark.store(depth - 1, Ordering::Release);
-            return false;
-        }
         if self.mode == Mode::Symmetric {
             full_fence();
         }

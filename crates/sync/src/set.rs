@@ -212,7 +212,7 @@ impl CpuSet {
         if let Some(record) = thread::biased(self.id) {
             // SAFETY: the record belongs to the set of this id, whose memory this handle keeps.
             let record = unsafe { record.as_ref() };
-            if let Some(base) = record.try_enter() {
+            if let Some(base) = record.try_enter().or_else(|| record.try_nest()) {
                 return Ok(CpuGuard { set: self, record, base, _thread: PhantomData });
             }
         }
@@ -479,7 +479,7 @@ impl<'a> CpuGuard<'a> {
 impl Drop for CpuGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !self.record.try_leave() {
+        if !self.record.try_leave() && !self.record.try_unnest() {
             // SAFETY: a record lives as long as its set, which this guard borrows; the scheduler keeps no record longer.
             self.set.leave_slow(unsafe { thread::extend(self.record) });
         }

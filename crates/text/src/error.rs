@@ -72,6 +72,9 @@ pub enum TextError {
     /// Live patching is off, by choice or because the kernel denies what it needs.
     #[error("live patching is off: {0}")]
     Off(&'static str),
+    /// Live patching is in use and cannot be turned off any more.
+    #[error("live patching is in use")]
+    Live,
     /// The kernel refused a core-serializing barrier; the sites keep their old meaning, more slowly, and the next poke
     /// tries again.
     #[error("the kernel refused the barrier of step {step}")]

@@ -14,7 +14,7 @@
 //! # What it needs
 //! Linux with `membarrier` (4.16), and on x86-64 the SIGTRAP handler. (On arm64 one aligned store replaces an instruction,
 //! and there is neither trap nor handler.) Where either is denied, live patching is *off*:
-//! [`live`] says why, code can still be installed, and what would change it is an error. Programs that want to flip
+//! [`live`] says why, [`turn_off`] asks for it, code can still be installed, and what would change it is an error. Programs that want to flip
 //! something anyway test a flag. Threads that block SIGTRAP would be killed by a trap; a [`CpuSet`](skep_sync::CpuSet)
 //! with an arena refuses to let them in.
 //!
@@ -50,5 +50,5 @@ pub use arch::{CodeAddr, SiteBytes};
 pub use arena::{ArenaConfig, CodeArena, CodeImage, InstalledCode, RelocKind, Relocation, SiteId, SiteSpec, Target};
 pub use error::TextError;
 pub use key::{Key, KeyHold, StaticKey, flip};
-pub use poke::{PokeReport, live, set_refs};
+pub use poke::{PokeReport, live, set_refs, turn_off};
 pub use refs::{Refs, TrapCounts, trap_counts};

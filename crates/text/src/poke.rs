@@ -90,11 +90,29 @@ pub(crate) fn lock() -> PokeLock {
 /// Why live patching is off; 0 is "not asked yet", 1 is "on".
 static STATE: AtomicU32 = AtomicU32::new(0);
 static OWNER: AtomicU64 = AtomicU64::new(0);
-const REASONS: [&str; 3] = [
+const REASONS: [&str; 4] = [
     "the kernel denies the core-serializing membarrier",
     "the handler of SIGTRAP cannot be installed",
     "this architecture has no patcher yet",
+    "the program turned it off",
 ];
+
+/// Turns live patching off for this process, before its first use: no handler of SIGTRAP is installed, code can be
+/// installed and runs, and what would change it is an error.
+///
+/// # Errors
+/// [`TextError::Live`]: it is in use.
+pub fn turn_off() -> Result<(), TextError> {
+    let _held = lock();
+    match STATE.load(Ordering::Acquire) {
+        1 => Err(TextError::Live),
+        0 => {
+            STATE.store(5, Ordering::Release);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Whether code can be changed while it runs; the error says what is missing. Asking prepares it.
 ///

@@ -213,6 +213,32 @@ fn child_no_membarrier() {
 }
 
 #[test]
+fn turned_off_it_leaves_sigtrap_alone() {
+    passes("child_turned_off");
+}
+
+#[test]
+fn child_turned_off() {
+    if !is_child() {
+        return;
+    }
+    skep_text::turn_off().unwrap();
+    handle_sigtrap();
+    let arena = arena();
+    let code = install(&arena);
+    assert_eq!(call(&code), 1);
+    assert!(matches!(poke(&code, SiteBytes::Jump(code.addr(11))), Err(TextError::Off(_))));
+    foreign_trap();
+    assert_eq!(FOREIGN.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn in_use_it_cannot_be_turned_off() {
+    let _arena = arena();
+    assert!(matches!(skep_text::turn_off(), Err(TextError::Live)));
+}
+
+#[test]
 fn membarrier_denied_later_is_an_error_and_the_code_goes_on() {
     passes("child_membarrier_denied_later");
 }
