@@ -191,13 +191,6 @@ impl<'a> CDump<'a> {
         }
     }
 
-    /// Names that `<stdint.h>`, `<stdbool.h>` and `<sys/types.h>` define, not always as BPF's headers do.
-    fn is_libc_typedef(name: &str) -> bool {
-        let plain = name.trim_start_matches('_').trim_start_matches('u');
-        let is_int = matches!(plain, "int8_t" | "int16_t" | "int32_t" | "int64_t" | "intptr_t");
-        is_int || matches!(name, "bool" | "size_t" | "ssize_t" | "pid_t" | "uid_t" | "gid_t" | "dev_t" | "loff_t")
-    }
-
     /// `text` as a C identifier: other characters become `_`.
     pub(crate) fn ident(&self, text: &str) -> String {
         c_ident(text)
@@ -256,6 +249,13 @@ pub fn c_ident(text: &str) -> String {
         out.insert(0, '_');
     }
     out
+}
+
+/// Names that `<stdint.h>`, `<stdbool.h>` and `<sys/types.h>` define, not always as BPF's headers do.
+fn is_libc_typedef(name: &str) -> bool {
+    let plain = name.trim_start_matches('_').trim_start_matches('u');
+    let is_int = matches!(plain, "int8_t" | "int16_t" | "int32_t" | "int64_t" | "intptr_t");
+    is_int || matches!(name, "bool" | "size_t" | "ssize_t" | "pid_t" | "uid_t" | "gid_t" | "dev_t" | "loff_t")
 }
 
 /// Whether C reserves `word`, so that no variable or member can have it as its name.
