@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use skep_abi::asm::assemble;
-use skep_abi::helper::{Allowed, Caps, HelperProto, ProtoFlags, RetKind, helper, helper_allowed, helper_for};
+use skep_abi::helper::{
+    Allowed, ArgKind, ArgType, Caps, HelperProto, ProtoFlags, RetKind, helper, helper_allowed, helper_for,
+};
 use skep_abi::{AttachType, ProgType};
 use skep_testing::kernel::{self, KernelMemory, symbols};
 use skep_testing::probe::{ProgKind, kinds, vmlinux};
@@ -256,4 +258,65 @@ fn the_same_helpers_need_perfmon() {
             (1..=LAST).filter(|id| helper_allowed(kind.prog, kind.attach, *id, caps) == Allowed::Yes).collect();
         assert_eq!(ours, set, "{kind:?}: extra {:?}, missing {:?}", &ours - &set, &set - &ours);
     }
+}
+
+/// Lines that give register `n` a value fit for the argument; `None` where that takes more than a line.
+fn argument(arg: &ArgType, n: usize) -> Option<String> {
+    Some(match arg.kind {
+        ArgKind::DontCare => String::new(),
+        ArgKind::Anything => format!("r{n} = 0\n"),
+        ArgKind::PtrToCtx => format!("r{n} = r6\n"),
+        ArgKind::PtrToMem => format!("r{n} = r10\nr{n} += -64\n"),
+        ArgKind::ConstSize | ArgKind::ConstSizeOrZero => format!("r{n} = 8\n"),
+        _ => return None,
+    })
+}
+
+/// Whether packet pointers survive a call; `None` when such a call cannot be made here.
+fn keeps_packet(kind: &ProgKind, offsets: (u32, u32), proto: &HelperProto) -> Option<bool> {
+    let (data, end) = offsets;
+    let width = if matches!(kind.prog, ProgType::SkMsg | ProgType::SockOps) { "u64" } else { "u32" };
+    let mut text: String = (1..=8).map(|slot| format!("*(u64 *)(r10 {}) = 0\n", -8 * slot)).collect();
+    text += &format!("r6 = r1\nr7 = *({width} *)(r6 +{data})\nr8 = *({width} *)(r6 +{end})\nr2 = r7\nr2 += 8\n");
+    text += "if r2 > r8 goto out\n";
+    for (at, arg) in proto.args.iter().enumerate() {
+        text += &argument(arg, at + 1)?;
+    }
+    text += &format!("call {}\nr1 = *(u8 *)(r7 +0)\nout: r0 = 0\nexit", proto.id);
+    let program = assemble(&text).expect("assembles");
+    match kind.load(&program, 1) {
+        Ok(_) => Some(true),
+        Err(failure) if failure.message().starts_with("R7 invalid mem access 'scalar'") => Some(false),
+        Err(_) => None,
+    }
+}
+
+#[test]
+fn the_same_helpers_lose_the_packet() {
+    if !kernel::require("which helpers change packets against the kernel") {
+        return;
+    }
+    let (mut kept, mut lost, mut differences) = (0, 0, Vec::new());
+    for kind in kinds() {
+        let offsets = match kind.prog {
+            ProgType::Xdp => (0, 4),
+            ProgType::SchedCls | ProgType::LwtXmit | ProgType::LwtIn | ProgType::LwtSeg6local | ProgType::SkSkb => {
+                (76, 80)
+            }
+            ProgType::SkMsg => (0, 8),
+            ProgType::SockOps => (192, 200),
+            _ => continue,
+        };
+        for id in 1..=LAST {
+            let proto = helper_for(kind.prog, kind.attach, id).expect("every id has a prototype");
+            let Some(keeps) = keeps_packet(&kind, offsets, proto) else { continue };
+            kept += u32::from(keeps);
+            lost += u32::from(!keeps);
+            if keeps == proto.flags.changes_pkt {
+                differences.push(format!("{:?} {}: kernel keeps the packet: {keeps}", kind.prog, proto.name));
+            }
+        }
+    }
+    assert!(kept > 100 && lost > 20, "{kept} {lost}");
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

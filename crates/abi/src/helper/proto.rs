@@ -32,7 +32,8 @@ pub struct ProtoFlags {
     pub might_sleep: bool,
     /// Only clobbers r0 when the JIT inlines it (`bpf_fastcall`).
     pub allow_fastcall: bool,
-    /// Packet pointers are invalid afterwards (`bpf_helper_changes_pkt_data`).
+    /// Packet pointers are invalid afterwards (`bpf_helper_changes_pkt_data`). A tail call that falls through has changed
+    /// nothing: for it, this holds after a call of the subprogram that it is in.
     pub changes_pkt: bool,
 }
 
