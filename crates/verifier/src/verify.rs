@@ -124,7 +124,30 @@ impl<'a> Env<'a> {
             let global = matches!(ty.data, skep_btf::TypeData::Func { linkage: skep_btf::Linkage::Global, .. });
             sub.is_global = i > 0 && global;
         }
+        self.check_exception_callback(btf)?;
         self.check_abnormal_returns()
+    }
+
+    /// A program's own handler of exceptions (`__exception_cb`) is entered by throwing alone.
+    fn check_exception_callback(&mut self, btf: &skep_btf::Btf) -> Check {
+        let main = self.spec.func_info.iter().find(|info| info.insn_off == 0);
+        let tag = main
+            .and_then(|main| btf.decl_tags(main.type_id, -1).find_map(|tag| tag.strip_prefix("exception_callback:")));
+        let Some(name) = tag else { return Ok(()) };
+        let text = match self.subprogs.iter().find(|sub| sub.name == name).map(|sub| i64::from(sub.start)) {
+            None => "exception callback type id not found in func_info".to_owned(),
+            Some(start) => {
+                // BPF_JMP | BPF_CALL with BPF_PSEUDO_CALL.
+                let calls = |(at, raw): &(i64, &skep_abi::RawInsn)| {
+                    raw.code == 0x85 && raw.src == 1 && at + 1 + i64::from(raw.imm) == start
+                };
+                match (0..).zip(self.spec.insns).find(calls) {
+                    None => return Ok(()),
+                    Some((at, _)) => format!("insn {at} cannot call exception cb directly"),
+                }
+            }
+        };
+        Err(self.reject(Errno::EINVAL, RejectionKind::Malformed, text))
     }
 
     /// Functions that may be left by a failed packet load or by a tail call must return an `int`.

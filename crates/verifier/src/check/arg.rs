@@ -69,7 +69,11 @@ const CTX: &[RegType] = &[t(Base::Ctx)];
 const SOCKET: &[RegType] = &[t(Base::Socket)];
 const LOCKED: &[RegType] = &[t(Base::MapValue), t(Base::BtfId).with(flags::ALLOC)];
 const RECORD: &[RegType] = &[t(Base::Mem).with(flags::RINGBUF)];
-const PERCPU: &[RegType] = &[t(Base::BtfId).with(flags::PERCPU)];
+const PERCPU: &[RegType] = &[
+    t(Base::BtfId).with(flags::PERCPU),
+    t(Base::BtfId).with(flags::PERCPU | flags::RCU),
+    t(Base::BtfId).with(flags::PERCPU | flags::TRUSTED),
+];
 const FUNC: &[RegType] = &[t(Base::Func)];
 const STACK: &[RegType] = &[t(Base::Stack)];
 const MAP_VALUE: &[RegType] = &[t(Base::MapValue)];
