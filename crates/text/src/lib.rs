@@ -13,10 +13,10 @@
 //!
 //! # What it needs
 //! Linux with `membarrier` (4.16), and on x86-64 the SIGTRAP handler. (On arm64 one aligned store replaces an instruction,
-//! and there is neither trap nor handler.) Where either is denied, live patching is *off*:
-//! [`live`] says why, [`turn_off`] asks for it, code can still be installed, and what would change it is an error. Programs that want to flip
-//! something anyway test a flag. Threads that block SIGTRAP would be killed by a trap; a [`CpuSet`](skep_sync::CpuSet)
-//! with an arena refuses to let them in.
+//! and there is neither trap nor handler.) Where either is denied, live patching is *off*: [`live`] says why, [`turn_off`]
+//! asks for it, code can still be installed, and what would change it is an error. Programs that want to flip something
+//! anyway test a flag. Threads that block SIGTRAP would be killed by a trap; a [`CpuSet`](skep_sync::CpuSet) with an arena
+//! refuses to let them in.
 //!
 //! # Debuggers
 //! A debugger sees each trap first. Once the program has started, tell it to pass them on, in gdb with
