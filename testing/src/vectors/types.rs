@@ -26,7 +26,7 @@ impl ProgTypes {
 #[must_use]
 pub fn types_for(insns: &[RawInsn]) -> Option<ProgTypes> {
     let mut starts = BTreeSet::from([0u32]);
-    let mut needed = false;
+    let (mut needed, mut tail_call) = (false, false);
     let mut at = 0;
     while at < insns.len() {
         let insn = decode(insns, at).ok()?;
@@ -36,6 +36,11 @@ pub fn types_for(insns: &[RawInsn]) -> Option<ProgTypes> {
                 Some(distance)
             }
             Insn::Call { target: CallTarget::Subprog(distance) } => Some(distance),
+            // Tail calls in functions need them too.
+            Insn::Call { target: CallTarget::Helper(12) } => {
+                tail_call = true;
+                None
+            }
             _ => None,
         };
         if let Some(distance) = distance {
@@ -44,7 +49,7 @@ pub fn types_for(insns: &[RawInsn]) -> Option<ProgTypes> {
         }
         at += insn.slots();
     }
-    if !needed {
+    if !needed && !(tail_call && starts.len() > 1) {
         return None;
     }
     let mut types = Builder::new();
