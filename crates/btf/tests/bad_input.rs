@@ -289,6 +289,15 @@ fn enumerations_of_odd_size_or_without_names_are_refused() {
 }
 
 #[test]
+fn enumerations_that_are_only_declared_are_a_compilers() {
+    let mut builder = Builder::new();
+    builder.add("e", TypeData::Enum(Enum { size: 0, signed: false, values: vec![] })).unwrap();
+    let bytes = builder.to_bytes().unwrap();
+    assert!(Btf::parse(&bytes).is_ok());
+    assert_has(&Btf::parse_with(&bytes, Rules::Kernel).unwrap_err().to_string(), "unexpected size 0");
+}
+
+#[test]
 fn functions_that_are_none_are_refused() {
     let func = |to| TypeData::Func { proto: to, linkage: Linkage::Global };
     assert_has(&refusal("f", func), "no FUNC_PROTO");
