@@ -51,6 +51,12 @@ pub enum RunError {
         /// The program.
         program: String,
     },
+    /// A limit was asked for that machine code does not have.
+    #[error("program {program} is compiled and runs without a budget")]
+    Compiled {
+        /// The program.
+        program: String,
+    },
     /// The guard belongs to another engine.
     #[error("the vCPU is held in another engine")]
     OtherEngine,
@@ -217,7 +223,8 @@ impl Program {
         Ok(Self(Arc::new(ProgInner {
             entry,
             ctx_type: parts.ctx_type,
-            needs_frame: needs_frame(&parts.xlated),
+            // Without a site of its own, a compiled program is counted by whoever enters it.
+            needs_frame: needs_frame(&parts.xlated) || parts.code.as_ref().is_some_and(|code| code.stats.is_none()),
             regions: (first, span),
             cpus,
             engine: Arc::clone(engine),
@@ -256,6 +263,18 @@ impl Program {
     #[inline]
     pub fn run_on<C: Context>(&self, guard: &CpuGuard<'_>, ctx: &mut C) -> Result<u64, RunError> {
         self.0.run_on(guard, ctx)
+    }
+
+    /// Runs an interpreted program once, and ends the run with a fault after `instructions`.
+    ///
+    /// # Errors
+    /// As for [`Program::run`]; the budget is used up; or the program is compiled, which runs without a budget.
+    pub fn run_limited<C: Context>(&self, ctx: &mut C, instructions: u64) -> Result<u64, RunError> {
+        if C::TYPE != self.0.ctx_type {
+            return Err(self.0.wrong_context());
+        }
+        let guard = self.0.cpus.enter()?;
+        self.0.run_limited(guard.base(), ctx.parts(), instructions)
     }
 
     /// Its number, unique in the engine.
@@ -427,9 +446,14 @@ impl ProgInner {
         // SAFETY: the caller holds the vCPU until this call ends.
         let entered = unsafe { Entered::new(base, &mut frame) };
         match &self.interpreted {
-            // SAFETY: the caller's duties; without interpreted form there is code.
-            None => Ok(unsafe { self.enter_code(base, ctx) }),
-            Some(program) => self.interpret(program, base, ctx, &entered),
+            None => {
+                let started = self.started();
+                // SAFETY: the caller's duties; without interpreted form there is code.
+                let r0 = unsafe { self.enter_code(base, ctx) };
+                self.ended(base, started);
+                Ok(r0)
+            }
+            Some(program) => self.interpret(program, base, ctx, &entered, None),
         }
     }
 
@@ -440,17 +464,39 @@ impl ProgInner {
         base: NonNull<u8>,
         ctx: CtxParts,
         entered: &Entered<'_>,
+        budget: Option<u64>,
     ) -> Result<u64, RunError> {
-        let started = self.engine.stats_key().is_enabled().then(Instant::now);
+        let started = self.started();
         let mut stack = Stack::new();
-        let interp = Interp::new(program, base, ctx, &mut stack, None);
+        let interp = Interp::new(program, base, ctx, &mut stack, budget);
         entered.interpreting(&interp);
         let result = interp.run();
-        if let Some(started) = started {
-            let time = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.count(base, time);
-        }
+        self.ended(base, started);
         result.map_err(|fault| RunError::Fault(Box::new(fault)))
+    }
+
+    /// When the run started, if it is counted here and not by a site in its code.
+    fn started(&self) -> Option<Instant> {
+        let has_site = self.code.as_ref().is_some_and(|code| code.stats.is_some());
+        (!has_site && self.engine.stats_key().is_enabled()).then(Instant::now)
+    }
+
+    /// Counts a run that [`Self::started`] said is counted here.
+    fn ended(&self, base: NonNull<u8>, started: Option<Instant>) {
+        if let Some(started) = started {
+            self.count(base, u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Runs an interpreted program with a limit.
+    fn run_limited(&self, base: NonNull<u8>, ctx: CtxParts, budget: u64) -> Result<u64, RunError> {
+        let Some(program) = &self.interpreted else {
+            return Err(RunError::Compiled { program: self.parts.name.clone() });
+        };
+        let mut frame = RunFrame::new(NonNull::from(&*self.engine), NonNull::from(self), ctx);
+        // SAFETY: the only caller holds the vCPU with this base in a guard until this call ends.
+        let entered = unsafe { Entered::new(base, &mut frame) };
+        self.interpret(program, base, ctx, &entered, Some(budget))
     }
 
     /// Counts one run on the held vCPU.

@@ -356,7 +356,8 @@ fn redirects() {
         }
     }
     for flags in [0, 1, 2, 3, 4, 8, 16, 24] {
-        let devmap = MapDef::new("devices", MapType::Devmap, 4, 4, 4);
+        let devmap =
+            MapDef { name: "devices", map_type: MapType::Devmap, key_size: 4, value_size: 4, max_entries: 4, flags: 0 };
         let text = format!("r1 = map[devices]\nr2 = 1\nr3 = {flags}\ncall bpf_redirect_map#51\nexit");
         compare(ProgType::Xdp, &text, &[devmap], &inputs(&[60], 0x0800));
     }

@@ -24,7 +24,9 @@ impl<'a> Interp<'a> {
         let mut map = None;
         for (at, arg) in proto.args.iter().enumerate() {
             let value = regs[at + 1];
-            if value == 0 && arg.flags.has(TypeFlags::MAYBE_NULL) {
+            // A null pointer with a length is none that a helper expects.
+            let has_len = proto.args.get(at + 1).is_some_and(|next| next.is_mem_size()) && regs[at + 2] != 0;
+            if value == 0 && arg.flags.has(TypeFlags::MAYBE_NULL) && !has_len {
                 continue;
             }
             match arg.kind {

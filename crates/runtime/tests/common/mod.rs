@@ -3,6 +3,7 @@
     clippy::unwrap_used,
     clippy::panic,
     unreachable_pub,
+    dead_code,
     clippy::cast_possible_truncation,
     reason = "a test's helper: what fails, fails the test"
 )]
@@ -29,12 +30,6 @@ pub struct MapDef {
     pub value_size: u32,
     pub max_entries: u32,
     pub flags: u32,
-}
-
-impl MapDef {
-    pub fn new(name: &'static str, map_type: MapType, key_size: u32, value_size: u32, max_entries: u32) -> Self {
-        Self { name, map_type, key_size, value_size, max_entries, flags: 0 }
-    }
 }
 
 pub struct Engine {
@@ -93,13 +88,34 @@ impl Engine {
         Ok(self.finish(&spec, &verified, maps, jit))
     }
 
+    /// An interpreted program that nobody verified; `None` if its references do not resolve.
+    pub fn try_finish(&self, spec: &ProgramSpec<'_>, verified: &Verified, maps: &[Map]) -> Option<Program> {
+        let options = RewriteOptions { pokes: false, remove_dead: false };
+        let xlated = skep_verifier::rewrite(spec, verified, &options).ok()?;
+        let used: Vec<&Map> = xlated.used_maps.iter().map(|&i| &maps[i as usize]).collect();
+        let stats = Program::alloc_stats(&self.state).unwrap();
+        Program::new(&self.state, self.parts(spec, xlated, &used, stats, None)).ok()
+    }
+
     pub fn finish(&self, spec: &ProgramSpec<'_>, verified: &Verified, maps: &[Map], jit: bool) -> Program {
         let options = RewriteOptions { pokes: false, ..RewriteOptions::default() };
         let xlated = skep_verifier::rewrite(spec, verified, &options).unwrap();
         let used: Vec<&Map> = xlated.used_maps.iter().map(|&i| &maps[i as usize]).collect();
         let stats = Program::alloc_stats(&self.state).unwrap();
         let code = jit.then(|| self.compile(&xlated, &used, stats.offset()));
-        let parts = ProgramParts {
+        let parts = self.parts(spec, xlated, &used, stats, code);
+        Program::new(&self.state, parts).unwrap()
+    }
+
+    fn parts(
+        &self,
+        spec: &ProgramSpec<'_>,
+        xlated: skep_verifier::Xlated,
+        used: &[&Map],
+        stats: skep_runtime::StatsOff,
+        code: Option<Code>,
+    ) -> ProgramParts {
+        ProgramParts {
             name: "test".into(),
             prog_type: spec.prog_type,
             attach_type: spec.attach_type,
@@ -113,8 +129,7 @@ impl Engine {
             code,
             stats,
             attached: Vec::new(),
-        };
-        Program::new(&self.state, parts).unwrap()
+        }
     }
 
     fn compile(&self, xlated: &skep_verifier::Xlated, maps: &[&Map], stats: u64) -> Code {
