@@ -218,13 +218,7 @@ impl Env<'_> {
                 let extra = Extra::Map { map: fd.cast_unsigned(), inner: false, uid: 0 };
                 let mut reg = Reg::pointer(RegType::of(Base::MapValue), extra);
                 reg.off = off.cast_signed();
-                let lock = self.map_of(&reg).is_some_and(|m| {
-                    m.field(crate::spec::FieldKind::SpinLock).is_some()
-                        || m.field(crate::spec::FieldKind::ResSpinLock).is_some()
-                });
-                if lock {
-                    reg.id = self.new_id();
-                }
+                // There is one such value: its identity is the map's, and it has no id of its own.
                 self.set_reg(d, reg);
             }
             Imm64::Func(off) => {
