@@ -348,7 +348,7 @@ impl Env<'_> {
         } else if slot.is_spilled_scalar()
             && off % 8 == 0
             && kinds.iter().all(|k| *k == ByteKind::Spill)
-            && (slot.bytes[0] != ByteKind::Spill || slot.reg.bounds.fits_u32())
+            && slot.bytes[0] != ByteKind::Spill
             && let Some(v) = slot.reg.bounds.const_value()
         {
             self.mark_slot_precise(frame, slot_index)?;
