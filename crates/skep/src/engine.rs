@@ -31,6 +31,19 @@ pub enum Mode {
     Interp,
 }
 
+/// Whether installed code is changed while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LivePatching {
+    /// Where the machine allows it.
+    #[default]
+    Auto,
+    /// Always: an engine does not start where the machine denies it.
+    On,
+    /// Never, for processes whose debugger or crash reporter owns SIGTRAP: statistics are a flag that each run tests, and
+    /// tail calls go through their array.
+    Off,
+}
+
 /// Why an engine cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,6 +54,9 @@ pub enum BuildError {
     /// No memory for code. [`Mode::Interp`] needs none.
     #[error("no memory for machine code (interpreting needs none)")]
     Code(#[from] TextError),
+    /// Live patching was demanded, and the machine denies it.
+    #[error("live patching is not to be had")]
+    NotLive(#[source] TextError),
     /// The runtime's own memory.
     #[error(transparent)]
     Runtime(#[from] EngineError),
@@ -62,6 +78,7 @@ pub(crate) struct Context {
 pub struct Builder {
     vcpus: Option<usize>,
     mode: Mode,
+    live: LivePatching,
     contexts: Vec<(String, Option<UserLayout>, CtxType)>,
     helpers: BTreeMap<u32, AddedHelper>,
     options: Options,
@@ -79,6 +96,13 @@ impl Builder {
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Whether installed code is changed while it runs; where the machine allows it, unless set.
+    #[must_use]
+    pub fn live_patching(mut self, choice: LivePatching) -> Self {
+        self.live = choice;
         self
     }
 
@@ -118,6 +142,11 @@ impl Builder {
             (Mode::Jit, Some(_)) => Some(CodeArena::new(&cpus, ArenaConfig::default())?),
             _ => None,
         };
+        let live = match (self.live, skep_text::live()) {
+            (LivePatching::Off, _) | (LivePatching::Auto, Err(_)) => false,
+            (LivePatching::On, Err(error)) => return Err(BuildError::NotLive(error)),
+            (LivePatching::On | LivePatching::Auto, Ok(())) => true,
+        };
         let mut contexts = Vec::new();
         for (section, layout, ctx_type) in self.contexts {
             match layout {
@@ -137,6 +166,7 @@ impl Builder {
                 ..skep_jit::Layout::default()
             },
             state,
+            live,
             contexts,
             options: self.options,
         })))
@@ -145,6 +175,7 @@ impl Builder {
 
 struct Inner {
     state: Arc<EngineState>,
+    live: bool,
     layout: skep_jit::Layout,
     contexts: Vec<Context>,
     options: Options,
@@ -251,7 +282,8 @@ impl Engine {
             }
         };
         let live = match skep_text::live() {
-            Ok(()) => fact("live_patching", "on", String::new()),
+            Ok(()) if self.is_live() => fact("live_patching", "on", String::new()),
+            Ok(()) => fact("live_patching", "off", "as the engine's builder chose".to_owned()),
             Err(error) => fact("live_patching", "off", error.to_string()),
         };
         let mode = match self.cpus().mode() {
@@ -283,7 +315,7 @@ impl Engine {
 
     /// Whether installed code can be changed while it runs.
     pub(crate) fn is_live(&self) -> bool {
-        skep_text::live().is_ok()
+        self.0.live
     }
 
     pub(crate) fn options(&self) -> &Options {

@@ -20,7 +20,7 @@ mod maps;
 mod pokes;
 
 pub use code::Code;
-pub use engine::{BuildError, Builder, Engine, Feature, Mode};
+pub use engine::{BuildError, Builder, Engine, Feature, LivePatching, Mode};
 pub use error::LoadError;
 pub use loaded::{Loaded, NotFound};
 pub use maps::MapError;

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use skep::{Engine, Loaded, Object, Program, Xdp, XdpBuff};
+use skep::{Engine, LivePatching, Loaded, Object, Program, Xdp, XdpBuff};
 
 /// The measured rows; `trivial` returns at once.
 const OBJECT: &[u8] = include_bytes!("../../../bench/rows.bpf.o");
@@ -134,4 +134,23 @@ fn after_a_flip_no_run_sees_the_other_form() {
     });
     assert!(flips > 100, "{flips} flips");
     assert!(counted(&busy) <= runs.into_inner());
+}
+
+#[test]
+fn without_patching_runs_are_counted_all_the_same() {
+    let engine = Engine::builder().live_patching(LivePatching::Off).build().unwrap();
+    let loaded = load(&engine);
+    let program = loaded.program("trivial").unwrap();
+    let mut packet = packet();
+    program.run(&mut packet).unwrap();
+    assert_eq!(counted(&program), 0);
+    let guard = engine.enable_stats().unwrap();
+    for _ in 0..1000 {
+        program.run(&mut packet).unwrap();
+    }
+    assert_eq!(counted(&program), 1000);
+    assert!(program.stats().run_time_ns > 0);
+    drop(guard);
+    program.run(&mut packet).unwrap();
+    assert_eq!(counted(&program), 1000);
 }
