@@ -1,4 +1,5 @@
 //! The checked interpreter on programs that nobody verified: whatever they do, the run ends with a value or a fault.
+#![expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "numbers below 100")]
 
 mod common;
 

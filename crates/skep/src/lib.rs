@@ -2,6 +2,25 @@
 //!
 //! Owns the pipeline from file to running program, and the IO. Everything else is in the crates underneath.
 //! Invariant: public handles are owned, `Clone + Send + Sync`, without lifetimes.
+//!
+//! A unit test of a program, without root and without a kernel:
+//! ```
+//! use skep::{Engine, Object, Xdp, XdpAction};
+//!
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/xdp_firewall.bpf.o");
+//! let engine = Engine::new()?;
+//! let object = Object::open(path)?.set_rodata("drop_fragments", 1u8)?;
+//! let firewall = engine.load(object)?; // Err: Display is a summary, .log() the kernel's text
+//! let out = firewall.program("firewall")?.test_run(Xdp::packet(&[0; 10]).ingress_ifindex(3));
+//! assert!(out.is_err(), "a packet has at least an Ethernet header");
+//! let out = firewall.program("firewall")?.test_run(Xdp::packet(&[0; 64]).ingress_ifindex(3))?;
+//! assert_eq!(out.action(), XdpAction::Pass);
+//! assert_eq!(firewall.map::<u32, u64>("verdicts")?.sum_cpus(&0)?, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Slot`] replaces a program while threads run it; [`Builder::context`] and [`Builder::helper`] make an extension point
+//! of an embedder's own struct and functions; [`Engine::enable_stats`] measures code that runs.
 
 mod object;
 
