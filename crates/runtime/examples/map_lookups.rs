@@ -1,7 +1,8 @@
-//! What a lookup costs: nanoseconds per call of the function that compiled code calls.
+//! What lookups and updates cost: nanoseconds per call of the functions that compiled code calls.
 //!
 //! `cargo run --release -p skep-runtime --example map_lookups`. Each row is the median of 15 rounds, the rows taken in
-//! turn, with the cost of an empty call of the same shape subtracted.
+//! turn, with the cost of an empty call of the same shape subtracted. Then updates of one hash map by one thread and by
+//! two, each on its vCPU with keys of its own: what a thread pays, and how the sum grows.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -97,4 +98,59 @@ fn main() {
             row.rounds[ROUNDS - 1]
         );
     }
+    drop(run);
+    for (name, map_type) in
+        [("hash", MapType::Hash), ("per-CPU hash", MapType::PercpuHash), ("LRU hash", MapType::LruHash)]
+    {
+        let spec = MapSpec::new(map_type, 8, 8, 4096);
+        let mut figures = [Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            for threads in [1, 2] {
+                let map = Map::create(&spec, &cpus).expect("a map");
+                figures[threads - 1].push(update(&map, &cpus, threads as u64));
+            }
+        }
+        let [one, two] = figures.map(|mut figures| {
+            figures.sort_by(f64::total_cmp);
+            figures[ROUNDS / 2]
+        });
+        println!(
+            "{name} update, 8-byte key: {one:.1} ns by one thread, {two:.1} ns by each of two, {:.2} times one",
+            2.0 * one / two
+        );
+    }
+}
+
+/// Nanoseconds that this thread has run: on a busy machine, without the time it waited for a CPU.
+fn cpu_time() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
+}
+
+/// Nanoseconds per update of a thread, with `threads` of them at work on keys of their own.
+fn update(map: &Map, cpus: &CpuSet, threads: u64) -> f64 {
+    let update = map.fns().update;
+    let address = map.object_addr();
+    let barrier = std::sync::Barrier::new(usize::try_from(threads).unwrap_or(1));
+    let times: Vec<f64> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let run = cpus.enter().expect("a vCPU");
+                    barrier.wait();
+                    let start = cpu_time();
+                    for n in 0..u64::from(CALLS) {
+                        let key = thread << 32 | n % 1024;
+                        let [key, value] = [&key, &n].map(|word| (&raw const *word).expose_provenance() as u64);
+                        // SAFETY: inside a run, with a live map, a key and a value of its sizes.
+                        black_box(unsafe { update(address, key, value, 0, 0, run.base().as_ptr()) });
+                    }
+                    (cpu_time() - start) / f64::from(CALLS)
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().expect("no panic")).collect()
+    });
+    times.iter().sum::<f64>() / times.len() as f64
 }

@@ -1,7 +1,7 @@
 //! Hash maps: `BPF_MAP_TYPE_HASH`, `PERCPU_HASH`, `LRU_HASH`, `LRU_PERCPU_HASH`.
 //!
 //! Lookups take no lock; updates lock one bucket. An update of a plain map replaces the element, so that a reader sees
-//! the old value or the new one; a per-CPU map overwrites this vCPU's value. Freed elements are used again at once (see
+//! the old value or the new one; a per-CPU map overwrites this vCPU's value, without a lock if the key is there. Freed elements are used again at once (see
 //! [`pool`]). A full LRU map evicts an element that no program looked up since the hand passed it (second chance), where
 //! the kernel keeps lists; which element goes is not promised by either.
 //! Invariant: the value of an element, or the offset of its per-CPU value, never moves while the map lives.
@@ -15,6 +15,7 @@ mod table;
 use std::marker::PhantomData;
 
 use skep_abi::map_flags::{BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_NUMA_NODE, BPF_F_ZERO_SEED};
+use skep_abi::update_flags::{BPF_ANY, BPF_EXIST};
 use skep_abi::{Errno, MapType};
 use skep_sync::{CpuSet, PerCpuOff};
 
@@ -89,6 +90,20 @@ unsafe impl<K: KeyKind, const PERCPU: bool, const LRU: bool> MapOps for HashMap<
     }
 
     unsafe fn update(&self, key: *const u8, value: *const u8, flags: u64, cpu: Vcpu<'_>) -> Result<(), Errno> {
+        if PERCPU && (flags == BPF_ANY || flags == BPF_EXIST) {
+            // The value of this vCPU is written by nobody else, so a key that is there needs no lock: this is a lookup and
+            // a store, with what they promise when another thread deletes the key meanwhile.
+            // SAFETY: the caller's duty, passed on; the map was made with this kind of key.
+            if let Some(elem) = unsafe { self.store.table.find::<K>(key) } {
+                if LRU {
+                    // SAFETY: an element of this map.
+                    unsafe { table::mark_referenced(elem) };
+                }
+                // SAFETY: this vCPU's value, and a readable one (caller).
+                unsafe { self.store.layout.copy_in(self.value(elem, cpu), value) };
+                return Ok(());
+            }
+        }
         // SAFETY: the caller's duty, passed on.
         unsafe { self.store.update(key, store::NewValue::OfProgram(value, cpu), flags, cpu.id() as usize) }
     }

@@ -52,7 +52,7 @@ pub(super) struct Store {
     /// Bytes from an element to its value.
     pub(super) value_offset: usize,
     pool: Pool,
-    layout: ValueLayout,
+    pub(super) layout: ValueLayout,
     percpu: Option<PerCpuValues>,
     lru: bool,
     lazily: bool,
