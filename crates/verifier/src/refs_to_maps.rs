@@ -120,6 +120,9 @@ impl Env<'_> {
                 return Err(reject!(self, EINVAL, "tracing progs cannot use {name} yet"));
             }
         }
+        if shape.map_type == MapType::Arena {
+            return Err(crate::env::unsupported!(self, "arenas are not supported"));
+        }
         if shape.map_type == MapType::StructOps {
             return Err(reject!(self, EINVAL, "bpf_struct_ops map cannot be used in prog"));
         }

@@ -396,17 +396,19 @@ impl Env<'_> {
         Err(reject!(self, EACCES, "store to referenced kptr disallowed, off={off}"))
     }
 
-    /// A tracepoint's buffer: fixed offsets, checked again when attaching.
+    /// A tracepoint's buffer: the kernel compares what a program touches with its size when it attaches, and nothing here
+    /// attaches, so nobody would.
     fn check_tp_buffer(&mut self, n: u8, reg: &Reg, off: i32) -> Check {
-        let what = if reg.base() == Base::TpBuffer { "tracepoint" } else { "rdwr" };
         if off < 0 {
+            let what = if reg.base() == Base::TpBuffer { "tracepoint" } else { "rdwr" };
             return Err(reject!(self, EACCES, "R{n} invalid {what} buffer access: off={off}, size=0"));
         }
-        if !reg.bounds.is_const() || reg.bounds.const_value() != Some(0) {
+        if reg.bounds.const_value() != Some(0) {
             let v = reg.bounds.var_off;
             return Err(reject!(self, EACCES, "R{n} invalid variable buffer offset: off={off}, var_off={v}"));
         }
-        Ok(())
+        let name = type_name(reg.ty);
+        Err(crate::env::unsupported!(self, "access to a {name} of unknown size through R{n} is not supported"))
     }
 
     /// `struct bpf_flow_keys`.
