@@ -1,8 +1,9 @@
 //! An embedder's own context and helpers: verified and run as the built-in ones, in both modes.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
-use skep::{Arg, Args, CtxField, CtxFieldKind, CtxLayout, Engine, Mode, Object, User, UserContext, UserHelper, Xdp};
+use skep::{Arg, Args, CtxField, CtxFieldKind, CtxLayout, Engine, Mode, Object, Program, User, UserContext, UserHelper, Xdp};
 
 #[repr(C)]
 #[derive(Clone, Debug)]
@@ -107,4 +108,39 @@ fn wrong_programs_are_refused() {
     let without = Engine::builder().context::<Message>("message").build().expect("an engine");
     let refused = without.load(object()).map(|_| ()).expect_err("the helpers do not exist");
     assert!(refused.log().contains("invalid func unknown#1001"), "{}", refused.log());
+}
+
+/// As `Fill`, and runs another program meanwhile, on the vCPU of the run that called it.
+struct NestedFill;
+
+static INNER: OnceLock<(Program, Engine)> = OnceLock::new();
+
+impl UserHelper for NestedFill {
+    const ID: u32 = 1001;
+    const NAME: &'static str = "fill";
+    const ARGS: [Arg; 5] = Fill::ARGS;
+
+    fn call(args: &mut Args<'_, Self>) -> u64 {
+        let mut packet = Xdp::packet(&[0; 64]).build().expect("a packet");
+        let result = INNER.get().map(|(program, _)| program.run(&mut packet));
+        let passed = matches!(result, Some(Ok(2)));
+        args.bytes_mut(0).fill(if passed { 50 } else { 0 });
+        0
+    }
+}
+
+#[test]
+fn a_run_inside_a_run() {
+    let builder = Engine::builder().context::<Message>("message").helper::<Sum>().helper::<NestedFill>();
+    let engine = builder.build().expect("an engine");
+    let firewall = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/xdp_firewall.bpf.o");
+    let inner = engine.load(Object::open(firewall).expect("committed")).expect("loads");
+    assert!(INNER.set((inner.program("firewall").expect("is there"), engine.clone())).is_ok());
+    let loaded = engine.load(object()).expect("loads");
+    let program = loaded.program("good").expect("is there");
+    for _ in 0..10 {
+        let out = program.test_run(User(message(b"\x01\x02\x03\x04\x05"))).expect("runs");
+        assert_eq!((out.retval, out.ctx.result), (1 + 50 + 50 + 4, 110));
+    }
+    assert_eq!(inner.map::<u32, u64>("verdicts").expect("the map").sum_cpus(&0).expect("counted"), 10);
 }
