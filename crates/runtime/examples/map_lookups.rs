@@ -141,7 +141,7 @@ fn update(map: &Map, cpus: &CpuSet, threads: u64) -> f64 {
                     barrier.wait();
                     let start = cpu_time();
                     for n in 0..u64::from(CALLS) {
-                        let key = thread << 32 | n % 1024;
+                        let key = (thread << 32) | (n % 1024);
                         let [key, value] = [&key, &n].map(|word| (&raw const *word).expose_provenance() as u64);
                         // SAFETY: inside a run, with a live map, a key and a value of its sizes.
                         black_box(unsafe { update(address, key, value, 0, 0, run.base().as_ptr()) });
