@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use skep::{Arg, Args, CtxField, CtxFieldKind, CtxLayout, Engine, Mode, Object, Program, User, UserContext, UserHelper, Xdp};
+use skep::{
+    Arg, Args, CtxField, CtxFieldKind, CtxLayout, Engine, Mode, Object, Program, User, UserContext, UserHelper, Xdp,
+};
 
 #[repr(C)]
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 //! Owns the execution of rewritten programs without machine code. Every access is tested against the memory that the run may
 //! touch (stack, context, packet, map values, what helpers handed out), every call against the program, so that even a
 //! program that was never verified does no harm: it ends with a [`Fault`] that names the instruction. Invariant: no address
-//! is dereferenced that [`memory`] has not found in a region. Kernel counterpart: `___bpf_prog_run`, kernel/bpf/core.c, 6.18.
+//! is dereferenced that the module `memory` has not found in a region. Kernel counterpart: `___bpf_prog_run`, kernel/bpf/core.c, 6.18.
 
 mod alu;
 mod arguments;

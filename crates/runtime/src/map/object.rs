@@ -55,7 +55,7 @@ pub const DATA_OFFSET: usize = std::mem::offset_of!(Head, data);
 pub const MAX_ENTRIES_OFFSET: usize = std::mem::offset_of!(Head, max_entries);
 const _: () = assert!(DATA_OFFSET == 0 && MAX_ENTRIES_OFFSET == 8, "compiled code knows these");
 
-/// A map object: [`Head`], then the type.
+/// A map object: `Head`, then the type.
 #[repr(C)]
 pub struct Object<T: ?Sized> {
     head: Head,

@@ -2,7 +2,7 @@
 //!
 //! Lookups take no lock; updates lock one bucket. An update of a plain map replaces the element, so that a reader sees
 //! the old value or the new one; a per-CPU map overwrites this vCPU's value, without a lock if the key is there. Freed elements are used again at once (see
-//! [`pool`]). A full LRU map evicts an element that no program looked up since the hand passed it (second chance), where
+//! `pool`). A full LRU map evicts an element that no program looked up since the hand passed it (second chance), where
 //! the kernel keeps lists; which element goes is not promised by either.
 //! Invariant: the value of an element, or the offset of its per-CPU value, never moves while the map lives.
 //! Kernel counterpart: kernel/bpf/hashtab.c, bpf_lru_list.c (6.18).
