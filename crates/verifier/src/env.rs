@@ -164,7 +164,7 @@ pub(crate) use unsupported;
 /// Refuses because the verifier contradicts itself.
 macro_rules! internal {
     ($env:expr, $($arg:tt)*) => {
-        $env.reject(skep_abi::Errno::EFAULT, crate::verified::RejectionKind::Internal, format!($($arg)*))
+        $env.reject(skep_abi::Errno::EFAULT, crate::verified::RejectionKind::Internal, format!("verifier bug: {}", format_args!($($arg)*)))
     };
 }
 pub(crate) use internal;
