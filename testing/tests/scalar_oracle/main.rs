@@ -3,26 +3,26 @@
 //!
 //! A program makes two unknown scalars, then applies random operators to them. Every line of the kernel's
 //! `log_level = 2` text that shows a register is compared, on every path the kernel walks. `SKEP_ORACLE_PROGRAMS` says
-//! how many programs, `SKEP_ORACLE_SEED` where to start. Without bpf(2) the test says that it skipped.
+//! how many programs, `SKEP_ORACLE_SEED` where to start. Without bpf(2) it skips.
 
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     clippy::cast_possible_wrap,
     reason = "the same bits are looked at as four kinds of integer"
 )]
 
-mod bpf;
 mod log;
 mod model;
 mod program;
 
-use program::{Program, Random};
+use program::Program;
+use skep_abi::ProgType;
+use skep_testing::kernel::{self, ProgLoad};
+use skep_testing::random::Random;
 
 #[test]
 fn register_states_are_the_kernels() {
-    if let Err(error) = bpf::load(&program::trivial()) {
-        println!("skipped: the running kernel takes no programs ({error})");
+    if !kernel::require("scalar states") {
         return;
     }
     let count = setting("SKEP_ORACLE_PROGRAMS", 4000);
@@ -30,9 +30,11 @@ fn register_states_are_the_kernels() {
     let (mut states, mut failures) = (0, Vec::new());
     for seed in first..first + count {
         let program = Program::random(&mut Random::new(seed));
-        let text = match bpf::load(&program.encode()) {
-            Ok(text) | Err(bpf::LoadError::Rejected { log: text, .. }) => text,
-            Err(error) => panic!("seed {seed}: {error}"),
+        let insns = program.encode();
+        let load = ProgLoad { log_level: 2, ..ProgLoad::new(ProgType::SocketFilter, &insns) };
+        let text = match load.load() {
+            Ok(loaded) => loaded.log,
+            Err(failure) => failure.log,
         };
         match model::compare(&program, &text) {
             Ok(compared) => states += compared,

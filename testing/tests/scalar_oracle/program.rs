@@ -1,67 +1,7 @@
 //! Random programs over two scalars, r6 and r7.
 
 use skep_abi::{AluOp, EndKind, JmpOp, RawInsn, Width};
-
-/// A xorshift generator: the same programs for the same seed, everywhere.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        for _ in 0..4 {
-            random.next();
-        }
-        random
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 11) % bound
-    }
-
-    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
-        items[usize::try_from(self.below(items.len() as u64)).expect("a short list")]
-    }
-
-    pub(crate) fn width(&mut self) -> Width {
-        self.pick(&[Width::W32, Width::W64])
-    }
-
-    /// Edge values and small neighbours of them, as immediates.
-    pub(crate) fn immediate(&mut self) -> i32 {
-        let edge = self.pick(&[0, 1, -1, 8, 16, 31, 32, 63, 64, 127, 128, 255, 0x7fff, 0x8000, 0xffff, 0x10000]);
-        let edge = match self.below(5) {
-            0 => i32::MAX,
-            1 => i32::MIN,
-            2 => 1 << self.below(31),
-            _ => edge,
-        };
-        let near = i32::try_from(self.below(5)).expect("small") - 2;
-        match self.below(4) {
-            0 => edge.wrapping_add(near),
-            1 => (self.next() & 0xffff_ffff) as u32 as i32,
-            _ => edge,
-        }
-    }
-
-    /// The same for 64-bit constants.
-    pub(crate) fn constant(&mut self) -> u64 {
-        let edge = 1u64 << self.below(64);
-        let near = self.below(5).wrapping_sub(2);
-        match self.below(5) {
-            0 => self.next(),
-            1 => self.immediate() as i64 as u64,
-            2 => (edge.wrapping_add(near)).wrapping_neg(),
-            _ => edge.wrapping_add(near),
-        }
-    }
-}
+use skep_testing::random::Random;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Source {
@@ -146,13 +86,6 @@ const JMP: [JmpOp; 11] = [
     JmpOp::Sle,
 ];
 
-pub(crate) fn trivial() -> Vec<RawInsn> {
-    let mut insns = Vec::new();
-    Step::Constant { dst: 0, value: 0 }.encode(&mut insns);
-    Step::Exit.encode(&mut insns);
-    insns
-}
-
 impl Program {
     pub(crate) fn random(random: &mut Random) -> Self {
         let mut steps = vec![
@@ -172,7 +105,7 @@ impl Program {
     fn step(random: &mut Random, steps: &mut Vec<Step>) {
         let dst = random.pick(&[6, 7]);
         let other = 13 - dst;
-        let width = random.width();
+        let width = random.pick(&[Width::W32, Width::W64]);
         match random.below(12) {
             0 | 1 => steps.push(Self::narrowing(random, dst, width)),
             2..=4 => {
