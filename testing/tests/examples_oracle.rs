@@ -1,5 +1,6 @@
 //! Every example over every capture: interpreter, compiled code and the kernel's test run agree on each packet's verdict and
 //! bytes, and on what the maps hold afterwards.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a panic is the failure")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -126,7 +126,7 @@ fn after_a_flip_no_run_sees_the_other_form() {
             assert_eq!(counted(&checked), before + 1, "not counted after on");
             drop(guard);
             flips += 2;
-            if flips % 100 == 0 {
+            if flips.is_multiple_of(100) {
                 drop(load(&engine));
             }
         }

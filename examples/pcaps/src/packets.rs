@@ -118,6 +118,9 @@ pub(crate) fn vlan() -> Result<Vec<Vec<u8>>> {
     Ok(vec![single, double, unknown])
 }
 
+/// The first header's number, the extension headers, and what follows them.
+type Chain<'a> = (u8, Vec<Vec<u8>>, &'a [u8]);
+
 /// IPv6 with each kind of extension header, a later fragment, a chain that is cut short, and an echo request.
 pub(crate) fn ipv6_extensions() -> Result<Vec<Vec<u8>>> {
     let mut echo = Vec::new();
@@ -136,7 +139,7 @@ pub(crate) fn ipv6_extensions() -> Result<Vec<Vec<u8>>> {
     let routing = |next: u8| vec![next, 0, 4, 0, 0, 0, 0, 0];
     let fragment = |next: u8, offset: u8| vec![next, 0, 0, offset << 3 | 1, 0, 0, 0, 9];
 
-    let chains: [(u8, Vec<Vec<u8>>, &[u8]); 5] = [
+    let chains: [Chain<'_>; 5] = [
         (HOP_BY_HOP, vec![options(UDP)], &udp),
         (HOP_BY_HOP, vec![options(ROUTING), routing(DESTINATION), long_options(UDP)], &udp),
         (FRAGMENT, vec![fragment(UDP, 0)], &udp),

@@ -49,7 +49,7 @@ pub fn types_for(insns: &[RawInsn]) -> Option<ProgTypes> {
         }
         at += insn.slots();
     }
-    if !needed && !(tail_call && starts.len() > 1) {
+    if !(needed || tail_call && starts.len() > 1) {
         return None;
     }
     let mut types = Builder::new();

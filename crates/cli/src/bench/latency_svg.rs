@@ -42,10 +42,9 @@ pub(crate) fn draw(report: &Report) -> String {
         let label = if ns < 1000.0 { format!("{ns} ns") } else { format!("{} us", ns / 1000.0) };
         let _ = writeln!(
             svg,
-            r#"<line x1="{LEFT}" x2="{RIGHT}" y1="{0:.1}" y2="{0:.1}" stroke="{1}"/>
-<text x="{2:.1}" y="{3:.1}" text-anchor="end">{label}</text>"#,
+            r##"<line x1="{LEFT}" x2="{RIGHT}" y1="{0:.1}" y2="{0:.1}" stroke="#ddd"/>
+<text x="{1:.1}" y="{2:.1}" text-anchor="end">{label}</text>"##,
             y(ns),
-            "#ddd",
             LEFT - 6.0,
             y(ns) + 4.0,
         );
