@@ -200,6 +200,24 @@ pub(crate) enum Bench {
     Poke(PokeArgs),
     /// Counters of several kinds, on one thread and on more
     Percpu(PercpuArgs),
+    /// Chains of tail calls: ns per hop, poked, cached and dynamic, and updates of slots under load
+    Tailcall(TailcallArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct TailcallArgs {
+    /// Measure this beside ours, in the same process
+    #[arg(long, value_enum)]
+    pub(crate) against: Vec<Peer>,
+    /// Lengths of the chains, 1 to 33
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 33])]
+    pub(crate) hops: Vec<usize>,
+    /// Rounds; each measures every engine once, in rotated order
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Milliseconds that one measurement lasts, at least
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) millis: u64,
 }
 
 #[derive(Args)]

@@ -8,6 +8,7 @@ mod measure;
 mod percpu;
 mod poke;
 mod rows;
+mod tailcall;
 
 use anyhow::Result;
 
@@ -18,5 +19,6 @@ pub(crate) fn run(command: &Bench, output: Output) -> Result<()> {
         Bench::Run(args) => rows::run(args, output),
         Bench::Poke(args) => poke::run(args, output),
         Bench::Percpu(args) => percpu::run(args, output),
+        Bench::Tailcall(args) => tailcall::run(args, output),
     }
 }
