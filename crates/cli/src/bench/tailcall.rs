@@ -93,7 +93,7 @@ struct Kernel<'a>(&'a Prog);
 impl Kernel<'_> {
     fn test_run(&self, repeat: u32) -> Result<TestRunResult> {
         let run = TestRun { data: &[0; PACKET], repeat, ..TestRun::default() };
-        Ok(self.0.test_run(&run).map_err(|errno| anyhow!("the kernel's test run: {errno}"))?)
+        self.0.test_run(&run).map_err(|errno| anyhow!("the kernel's test run: {errno}"))
     }
 }
 
@@ -224,7 +224,7 @@ fn update_rate(loaded: &Loaded) -> Result<Rate> {
     let start = Instant::now();
     let mut updates = 0_u64;
     while start.elapsed() < Duration::from_millis(200) {
-        let target = Arc::clone(&targets[usize::from(updates % 2 == 0)]);
+        let target = Arc::clone(&targets[usize::from(updates.is_multiple_of(2))]);
         array
             .update_slot(&1_u32.to_ne_bytes(), skep_runtime::map::Slot::Program(target), 0)
             .map_err(|errno| anyhow!("an update of the prog array: {errno}"))?;
