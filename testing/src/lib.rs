@@ -9,6 +9,7 @@ pub mod mutate;
 pub mod object_verdict;
 pub mod probe;
 pub mod random;
+pub mod summary;
 pub mod tail_calls;
 pub mod vectors;
 pub mod verdict;

@@ -54,7 +54,7 @@ fn map_vectors() {
             }
         }
     }
-    println!("map vectors: {ours} ours, {theirs} kernel");
+    skep_testing::summary::say(&format!("vectors: maps {ours} ours, {theirs} kernel"));
     assert!(differing.is_empty(), "{} differences:\n{}", differing.len(), differing.join("\n"));
     assert!(blessing || ours >= 100, "{ours} vectors");
 }

@@ -89,7 +89,8 @@ fn every_engine_agrees() {
             judge(&mut wrong, file, "kernel", &case, in_kernel(&case));
         }
     }
-    println!("tailcall: {} vectors on interp, jit{}", files.len(), if kernel { ", kernel" } else { "" });
+    let (n, asked) = (files.len(), if kernel { files.len() } else { 0 });
+    skep_testing::summary::say(&format!("vectors: tailcall {n} interp, {n} jit, {asked} kernel"));
     assert!(files.len() >= 60, "the vectors are there");
     assert!(wrong.is_empty(), "\n{wrong}");
 }

@@ -41,7 +41,7 @@ fn main() -> std::process::ExitCode {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     for line in summary.lines() {
-        println!("{line}");
+        skep_testing::summary::say(&line);
     }
     conclusion.exit_code()
 }

@@ -89,5 +89,5 @@ fn verdicts_are_the_kernels() {
         }
     }
     assert!(problems.is_empty(), "\n{problems}");
-    println!("{} verifier vectors, {asked} of them asked of the kernel", files.len());
+    skep_testing::summary::say(&format!("vectors: verifier {} ours, {asked} kernel", files.len()));
 }

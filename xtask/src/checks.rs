@@ -25,8 +25,33 @@ pub(crate) fn test(install: bool, filter: &[String]) -> Result<()> {
         eprintln!("lints: skipped, clippy is not installed");
     }
     step("tests");
-    run(cargo().args(["test", "--workspace", "--quiet"]).env("SKEP_OBJECTS", &objects).arg("--").args(filter))?;
-    Ok(())
+    let said = objects.join("summary.txt");
+    drop(std::fs::remove_file(&said));
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--quiet"]).env("SKEP_OBJECTS", &objects).env("SKEP_SUMMARY", &said);
+    let result = run(tests.arg("--").args(filter));
+    step("summary");
+    summarize(&std::fs::read_to_string(&said).unwrap_or_default());
+    result
+}
+
+/// Repeats the lines that the tests left, and adds up how often the kernel was asked.
+fn summarize(said: &str) {
+    let (mut ran, mut skipped) = (0u64, 0u64);
+    for line in said.lines() {
+        let Some(counts) = line.strip_prefix("kernel oracle: ") else {
+            eprintln!("{line}");
+            continue;
+        };
+        for part in counts.split(", ") {
+            match part.split_once(' ') {
+                Some((n, "ran")) => ran += n.parse().unwrap_or(0),
+                Some((n, "skipped")) => skipped += n.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+    eprintln!("kernel oracle: {ran} comparisons ran, {skipped} skipped");
 }
 
 /// Runs the text vectors so that they rewrite what they expect.

@@ -85,7 +85,7 @@ pub fn summary() -> String {
 /// Prints [`summary`] once, when the process exits.
 fn register_summary() {
     extern "C" fn print() {
-        eprintln!("{}", summary());
+        crate::summary::say(&summary());
     }
     static REGISTERED: OnceLock<()> = OnceLock::new();
     REGISTERED.get_or_init(|| {
