@@ -131,7 +131,7 @@ pub(crate) fn text((name, map): (&str, &RawMap), output: Output) -> Result<Strin
         return Ok(out);
     }
     let (list, skipped) = entries(map, false)?;
-    let zeros = if skipped > 0 { format!(", {skipped} more are zero") } else { String::new() };
+    let zeros = if skipped > 0 { format!(", {skipped} more zero") } else { String::new() };
     let _ = writeln!(out, ", {} of {} entries{zeros})", list.len(), info.max_entries);
     for entry in list {
         let _ = writeln!(out, "  {}", line(&entry));

@@ -85,7 +85,8 @@ fn verify_object(path: &Path, args: &VerifyArgs, several: bool, output: Output, 
     let object = Object::open(path)?;
     let shapes = object.shapes().with_context(|| path.display().to_string())?;
     let options = Options {
-        log_level: args.log_level.unwrap_or(1) | if args.stats { Options::LOG_STATS } else { 0 },
+        // Without a level asked for, the log is written for what is rejected, in a second pass: it takes most of the time.
+        log_level: args.log_level.unwrap_or(0) | if args.stats { Options::LOG_STATS } else { 0 },
         unprivileged: args.unpriv,
         ..Options::default()
     };
@@ -98,7 +99,11 @@ fn verify_object(path: &Path, args: &VerifyArgs, several: bool, output: Output, 
             continue;
         }
         found = true;
-        let report = object.verify(index, &shapes, &options).with_context(|| path.display().to_string())?;
+        let mut report = object.verify(index, &shapes, &options).with_context(|| path.display().to_string())?;
+        if report.verdict.is_err() && args.log_level.is_none() {
+            let options = Options { log_level: options.log_level | Options::LOG_LEVEL1, ..options.clone() };
+            report = object.verify(index, &shapes, &options).with_context(|| path.display().to_string())?;
+        }
         let row = Row::new(path, &report, program.insns.len());
         if !several {
             output::print(&row.text(&report, args, output))?;
