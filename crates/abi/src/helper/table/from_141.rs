@@ -28,9 +28,9 @@ protos! { PROTOS =
     bpf_check_mtu 163 [GPL] (CTX, ANY, fixed_write(4), ANY, ANY) -> INT;
     bpf_for_each_map_elem 164 [] (MAP, FUNC, STACK_OR_NULL, ANY) -> INT;
     bpf_snprintf 165 [GPL] (MEM_WRITE_OR_NULL, SIZE_OR_ZERO, CONST_STR, MEM_OR_NULL, SIZE_OR_ZERO) -> INT;
-    bpf_sys_bpf 166 [] (ANY, MEM, SIZE) -> INT;
-    bpf_btf_find_by_name_kind 167 [] (MEM, SIZE, ANY, ANY) -> INT;
-    bpf_sys_close 168 [] (ANY) -> INT;
+    bpf_sys_bpf 166 [SLEEPS] (ANY, MEM, SIZE) -> INT;
+    bpf_btf_find_by_name_kind 167 [SLEEPS] (MEM, SIZE, ANY, ANY) -> INT;
+    bpf_sys_close 168 [SLEEPS] (ANY) -> INT;
     bpf_timer_init 169 [GPL] (TIMER, MAP, ANY) -> INT;
     bpf_timer_set_callback 170 [GPL] (TIMER, FUNC) -> INT;
     bpf_timer_start 171 [GPL] (TIMER, ANY, ANY) -> INT;
