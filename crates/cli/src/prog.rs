@@ -64,7 +64,7 @@ fn load(path: &Path) -> Result<(Object, Loaded)> {
 fn show(path: &Path, output: Output) -> Result<()> {
     let (_, loaded) = load(path)?;
     if output.is_json() {
-        let list: Value = loaded.programs().map(show_json).collect();
+        let list: Value = loaded.programs().map(|program| show_json(&program)).collect();
         return output.print_json(&list);
     }
     let mut out = String::new();
@@ -125,10 +125,10 @@ struct Subject<'a> {
 fn dump(args: &DumpArgs, output: Output, form: fn(&Subject<'_>, Output) -> Result<()>) -> Result<()> {
     let words = Words::parse(&args.words)?;
     let (object, loaded) = load(&args.object)?;
-    let programs: Vec<&Program> = loaded.programs().collect();
+    let programs: Vec<Program> = loaded.programs().collect();
     let program = match &words.name {
         Some(name) => loaded.program(name).with_context(|| args.object.display().to_string())?,
-        None if programs.len() == 1 => Program::clone(programs[0]),
+        None if programs.len() == 1 => programs[0].clone(),
         None => {
             let names: Vec<&str> = programs.iter().map(|program| program.name()).collect();
             return usage(format!("{} programs, name one: {}", programs.len(), names.join(", ")));

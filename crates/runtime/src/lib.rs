@@ -16,10 +16,8 @@ pub mod interp;
 pub mod kfunc;
 pub mod map;
 pub mod program;
-pub mod slot;
 pub mod test_run;
 
 pub use engine::{EngineError, EngineState, LayoutBase, StatsGuard, TraceLine, TraceSink};
-pub use program::{Code, ProgStats, Program, ProgramError, ProgramParts, RunError, StatsOff};
-pub use slot::{Retired, Slot};
+pub use program::{Code, ProgStats, Program, ProgramError, ProgramParts, ReplaceError, Retired, RunError, StatsOff};
 pub use test_run::{TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult};

@@ -1,8 +1,11 @@
 //! Loaded programs: running them, what they did, and when their memory goes.
 //!
-//! A [`Program`] is a handle of one immutable version of a program. Invariant: while a run is inside a program, its code, its
-//! maps and everything that it can tail-call into stay, because the run holds up grace periods; so no reference is counted
-//! on the run path. Kernel counterpart: `struct bpf_prog`, include/linux/bpf.h; `bpf_prog_run`, include/linux/filter.h, 6.18.
+//! A *version* ([`ProgInner`]) is immutable; a [`Program`] is a handle of the place that runs one, and can be given another
+//! (`replace`). Invariant: while a run is inside a version, its code, its maps and everything that it can tail-call into
+//! stay, because the run holds up grace periods; so no reference is counted on the run path. Kernel counterpart: `struct
+//! bpf_prog`, include/linux/bpf.h; `bpf_prog_run`, include/linux/filter.h, 6.18.
+
+mod place;
 
 use std::any::Any;
 use std::fmt;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use skep_abi::{AttachType, CallTarget, Insn, ProgType, decode_xlated};
-use skep_sync::{CpuGuard, CpuId, CpuSet, EnterError, PerCpuOff, SyncError};
+use skep_sync::{CpuGuard, CpuSet, EnterError, PerCpuOff, SyncError};
 use skep_text::{InstalledCode, SiteBytes, TextError};
 use skep_verifier::Xlated;
 use thiserror::Error;
@@ -22,6 +25,8 @@ use crate::frame::{Entered, RunFrame};
 use crate::interp::{Fault, Interp, InterpError, InterpProgram, Resolve, Stack};
 use crate::map::MapRef;
 use crate::map::prog_array::{Owner, TailCallee};
+use place::Place;
+pub use place::{ReplaceError, Retired};
 
 /// Why a program could not be made.
 #[derive(Debug, Error)]
@@ -138,23 +143,20 @@ pub struct ProgStats {
     pub run_time_ns: u64,
 }
 
-/// What a program handle, a prog array and a run refer to.
+/// One version of a program: what a place, a prog array and a run refer to.
 pub struct ProgInner {
     /// Where a run enters; 0 when interpreted.
     entry: u64,
     ctx_type: CtxType,
     /// Whether runs set a [`RunFrame`]: something in the program may ask for it.
     needs_frame: bool,
-    /// First vCPU's region and the distance to the last one's.
-    regions: (u64, u64),
-    cpus: CpuSet,
     engine: Arc<EngineState>,
     interpreted: Option<InterpProgram>,
     code: Option<Code>,
     parts: Described,
     stats: StatsOff,
     maps: Vec<MapRef>,
-    _attached: Vec<Box<dyn Any + Send + Sync>>,
+    attached: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 struct Described {
@@ -169,9 +171,9 @@ struct Described {
     loaded_at: SystemTime,
 }
 
-/// A handle of a loaded program. Clones are handles of the same program.
+/// A handle of a loaded program. Clones are handles of the same program, and so run the same version of it.
 #[derive(Clone)]
-pub struct Program(Arc<ProgInner>);
+pub struct Program(Arc<Place>);
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,17 +218,11 @@ impl Program {
             // SAFETY: the stub is in the same image and does what the site's no-op does, and counts.
             unsafe { engine.stats_key().attach(installed, *site, on, SiteBytes::Nop) }?;
         }
-        let cpus = engine.cpus.clone();
-        let last = u32::try_from(cpus.n_possible()).unwrap_or(1).saturating_sub(1);
-        let first = cpus.base(CpuId(0)).as_ptr() as u64;
-        let span = cpus.base(CpuId(last)).as_ptr() as u64 - first;
-        Ok(Self(Arc::new(ProgInner {
+        let version = ProgInner {
             entry,
             ctx_type: parts.ctx_type,
             // Without a site of its own, a compiled program is counted by whoever enters it.
             needs_frame: needs_frame(&parts.xlated) || parts.code.as_ref().is_some_and(|code| code.stats.is_none()),
-            regions: (first, span),
-            cpus,
             engine: Arc::clone(engine),
             interpreted,
             code: parts.code,
@@ -243,8 +239,9 @@ impl Program {
             },
             stats: parts.stats,
             maps: parts.maps,
-            _attached: parts.attached,
-        })))
+            attached: parts.attached,
+        };
+        Ok(Self(Arc::new(Place::new(Arc::new(version)))))
     }
 
     /// Runs the program once on this thread's vCPU; r0 as it left it.
@@ -270,177 +267,131 @@ impl Program {
     /// # Errors
     /// As for [`Program::run`]; the budget is used up; or the program is compiled, which runs without a budget.
     pub fn run_limited<C: Context>(&self, ctx: &mut C, instructions: u64) -> Result<u64, RunError> {
-        if C::TYPE != self.0.ctx_type {
-            return Err(self.0.wrong_context());
-        }
-        let guard = self.0.cpus.enter()?;
-        self.0.run_limited(guard.base(), ctx.parts(), instructions)
+        self.0.run_limited(ctx, instructions)
     }
 
-    /// Its number, unique in the engine.
+    /// Puts the version that `with` runs now in the place of this program's: runs that start from now on, through any
+    /// handle, use it; those in progress end with the old one. Slots of prog arrays keep what they have.
+    ///
+    /// # Errors
+    /// It is of another type or another engine; the program runs on as it was.
+    pub fn replace(&self, with: &Self) -> Result<Retired, ReplaceError> {
+        self.0.replace(with.0.current())
+    }
+
+    /// The number of its current version, unique in the engine.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.0.parts.id
+        self.0.current().parts.id
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.parts.name
+        self.0.name()
     }
 
     /// Its type.
     #[must_use]
     pub fn prog_type(&self) -> ProgType {
-        self.0.parts.prog_type
+        self.0.prog_type()
     }
 
     /// The attach type that it was verified for.
     #[must_use]
     pub fn attach_type(&self) -> AttachType {
-        self.0.parts.attach_type
+        self.0.attach_type()
     }
 
-    /// The kernel's digest of its instructions, in hexadecimal.
+    /// The kernel's digest of its current instructions, in hexadecimal.
     #[must_use]
     pub fn tag(&self) -> String {
-        self.0.parts.tag.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0.current().parts.tag.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Whether its licence is compatible with the GPL.
     #[must_use]
     pub fn is_gpl_compatible(&self) -> bool {
-        self.0.parts.gpl_compatible
+        self.0.current().parts.gpl_compatible
     }
 
     /// Instructions that the verifier processed.
     #[must_use]
     pub fn verified_insns(&self) -> u32 {
-        self.0.parts.verified_insns
+        self.0.current().parts.verified_insns
     }
 
-    /// When it was loaded.
+    /// When its current version was loaded.
     #[must_use]
     pub fn loaded_at(&self) -> SystemTime {
-        self.0.parts.loaded_at
+        self.0.current().parts.loaded_at
     }
 
     /// The rewritten program.
     #[must_use]
-    pub fn xlated(&self) -> &Xlated {
-        &self.0.parts.xlated
+    pub fn xlated(&self) -> Arc<Xlated> {
+        Arc::clone(&self.0.current().parts.xlated)
     }
 
     /// Its machine code; `None` when it is interpreted.
     #[must_use]
-    pub fn code(&self) -> Option<&Code> {
-        self.0.code.as_ref()
+    pub fn code(&self) -> Option<Code> {
+        self.0.current().code.clone()
+    }
+
+    /// What was attached to its current version ([`ProgramParts::attached`]) of this type.
+    #[must_use]
+    pub fn attached<T: Any + Clone>(&self) -> Option<T> {
+        self.0.current().attached.iter().find_map(|thing| thing.downcast_ref().cloned())
     }
 
     /// The maps that it uses.
     #[must_use]
-    pub fn maps(&self) -> &[MapRef] {
-        &self.0.maps
+    pub fn maps(&self) -> Vec<MapRef> {
+        self.0.current().maps.clone()
     }
 
     /// Ids of the maps that it uses.
     #[must_use]
     pub fn map_ids(&self) -> Vec<u32> {
-        self.0.maps.iter().map(|map| map.info().id).collect()
+        self.0.current().maps.iter().map(|map| map.info().id).collect()
     }
 
-    /// Runs and time while statistics were on.
+    /// Runs and time of the current version while statistics were on.
     #[must_use]
     pub fn stats(&self) -> ProgStats {
-        let mut sum = ProgStats::default();
-        for cpu in self.0.cpus.cpus() {
-            let words = self.0.cpus.at(cpu, self.0.stats.off).cast::<u64>();
-            // SAFETY: two words of this program's own per-CPU memory; a run may change them meanwhile, whole.
-            sum.run_cnt = sum.run_cnt.wrapping_add(unsafe { words.read_volatile() });
-            // SAFETY: as above.
-            let time = unsafe { words.add(1) };
-            // SAFETY: as above.
-            sum.run_time_ns = sum.run_time_ns.wrapping_add(unsafe { time.read_volatile() });
-        }
-        sum
+        self.0.current().stats()
     }
 
-    /// The program as a prog array takes it.
+    /// The current version as a prog array takes it.
     #[must_use]
     pub fn to_callee(&self) -> Arc<dyn TailCallee> {
-        Arc::clone(&self.0) as Arc<dyn TailCallee>
+        self.0.current()
     }
 
     /// The engine that it was loaded into.
     #[must_use]
     pub fn engine(&self) -> &Arc<EngineState> {
-        &self.0.engine
+        self.0.engine()
     }
 
     /// The kind of context that it runs on.
     #[must_use]
     pub fn ctx_type(&self) -> CtxType {
-        self.0.ctx_type
-    }
-
-    pub(crate) fn inner(&self) -> &Arc<ProgInner> {
-        &self.0
-    }
-
-    pub(crate) fn from_inner(inner: Arc<ProgInner>) -> Self {
-        Self(inner)
+        self.0.ctx_type()
     }
 }
 
 impl ProgInner {
-    #[inline]
-    pub(crate) fn run<C: Context>(&self, ctx: &mut C) -> Result<u64, RunError> {
-        if C::TYPE != self.ctx_type {
-            return Err(self.wrong_context());
-        }
-        let guard = self.cpus.enter()?;
-        // SAFETY: the guard holds the vCPU until the end of the call, and the context is of the program's kind.
-        unsafe { self.run_held(guard.base(), ctx.parts()) }
+    /// Where a run enters that sets no frame; 0: each run sets one.
+    fn bare_entry(&self) -> u64 {
+        if self.needs_frame { 0 } else { self.entry }
     }
 
-    #[inline]
-    pub(crate) fn run_on<C: Context>(&self, guard: &CpuGuard<'_>, ctx: &mut C) -> Result<u64, RunError> {
-        if C::TYPE != self.ctx_type {
-            return Err(self.wrong_context());
-        }
-        let base = guard.base().as_ptr() as u64;
-        if base.wrapping_sub(self.regions.0) > self.regions.1 {
-            return Err(RunError::OtherEngine);
-        }
-        // SAFETY: the guard holds a vCPU of this engine's set, and the context is of the program's kind.
-        unsafe { self.run_held(guard.base(), ctx.parts()) }
-    }
-
+    /// Runs with a frame.
+    ///
     /// # Safety
     /// This thread holds the vCPU with this base, of the engine's set, and `ctx` is of the program's kind.
-    #[inline]
-    unsafe fn run_held(&self, base: NonNull<u8>, ctx: CtxParts) -> Result<u64, RunError> {
-        if self.needs_frame || self.entry == 0 {
-            // SAFETY: the caller's duties, passed on.
-            return unsafe { self.run_framed(base, ctx) };
-        }
-        // SAFETY: the caller's duties, passed on; the program asks for no frame.
-        Ok(unsafe { self.enter_code(base, ctx) })
-    }
-
-    /// # Safety
-    /// As for [`Self::run_held`]; the program is compiled.
-    #[inline]
-    unsafe fn enter_code(&self, base: NonNull<u8>, ctx: CtxParts) -> u64 {
-        type Entry = unsafe extern "sysv64" fn(ctx: *mut u8, cpu_base: *mut u8) -> u64;
-        // SAFETY: the address is the entry of installed code, which the program keeps.
-        let entry = unsafe { std::mem::transmute::<usize, Entry>(self.entry as usize) };
-        // SAFETY: verified code on a context of its kind, on a vCPU that the caller holds.
-        unsafe { entry(ctx.object(), base.as_ptr()) }
-    }
-
-    /// # Safety
-    /// As for [`Self::run_held`].
     unsafe fn run_framed(&self, base: NonNull<u8>, ctx: CtxParts) -> Result<u64, RunError> {
         let mut frame = RunFrame::new(NonNull::from(&*self.engine), NonNull::from(self), ctx);
         // SAFETY: the caller holds the vCPU until this call ends.
@@ -448,8 +399,8 @@ impl ProgInner {
         match &self.interpreted {
             None => {
                 let started = self.started();
-                // SAFETY: the caller's duties; without interpreted form there is code.
-                let r0 = unsafe { self.enter_code(base, ctx) };
+                // SAFETY: the caller's duties; without interpreted form there is code, which the version keeps.
+                let r0 = unsafe { enter_code(self.entry, base, ctx) };
                 self.ended(base, started);
                 Ok(r0)
             }
@@ -509,9 +460,19 @@ impl ProgInner {
         unsafe { words.write_volatile([runs.wrapping_add(1), total.wrapping_add(time)]) };
     }
 
-    #[cold]
-    fn wrong_context(&self) -> RunError {
-        RunError::WrongContext { program: self.parts.name.clone() }
+    fn stats(&self) -> ProgStats {
+        let mut sum = ProgStats::default();
+        let cpus = &self.engine.cpus;
+        for cpu in cpus.cpus() {
+            let words = cpus.at(cpu, self.stats.off).cast::<u64>();
+            // SAFETY: two words of this program's own per-CPU memory; a run may change them meanwhile, whole.
+            sum.run_cnt = sum.run_cnt.wrapping_add(unsafe { words.read_volatile() });
+            // SAFETY: as above.
+            let time = unsafe { words.add(1) };
+            // SAFETY: as above.
+            sum.run_time_ns = sum.run_time_ns.wrapping_add(unsafe { time.read_volatile() });
+        }
+        sum
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -561,6 +522,20 @@ impl TailCallee for ProgInner {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// Enters machine code.
+///
+/// # Safety
+/// `entry` is the entry of installed verified code, which stays until the call returns; this thread holds the vCPU
+/// with this base, of the engine's set; `ctx` is of the program's kind.
+#[inline]
+unsafe fn enter_code(entry: u64, base: NonNull<u8>, ctx: CtxParts) -> u64 {
+    type Entry = unsafe extern "sysv64" fn(ctx: *mut u8, cpu_base: *mut u8) -> u64;
+    // SAFETY: the caller says what the address is.
+    let entry = unsafe { std::mem::transmute::<usize, Entry>(entry as usize) };
+    // SAFETY: verified code on a context of its kind, on a vCPU that the caller holds.
+    unsafe { entry(ctx.object(), base.as_ptr()) }
 }
 
 /// Whether something that the program calls looks for the run's frame.

@@ -215,6 +215,15 @@ pub struct Feature {
     pub note: String,
 }
 
+/// Memory that the programs and maps of an engine use outside of the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes of machine code, rounded up to cache lines.
+    pub code: usize,
+    /// Bytes of per-CPU memory on each vCPU.
+    pub per_cpu: usize,
+}
+
 impl Engine {
     /// An engine with the machine's number of virtual CPUs that compiles its programs.
     ///
@@ -261,6 +270,12 @@ impl Engine {
     #[must_use]
     pub fn cpus(&self) -> &CpuSet {
         self.0.state.cpus()
+    }
+
+    /// Memory in use, with what waits for a grace period to be freed.
+    #[must_use]
+    pub fn memory_use(&self) -> MemoryUse {
+        MemoryUse { code: self.arena().map_or(0, CodeArena::used), per_cpu: self.cpus().percpu_used() }
     }
 
     /// How programs are executed.

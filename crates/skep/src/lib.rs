@@ -19,7 +19,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Slot`] replaces a program while threads run it; [`Builder::context`] and [`Builder::helper`] make an extension point
+//! [`Slot`] and [`Program::replace`] replace programs while threads run them; [`Builder::context`] and [`Builder::helper`] make an extension point
 //! of an embedder's own struct and functions; [`Engine::enable_stats`] measures code that runs.
 
 mod object;
@@ -31,6 +31,7 @@ mod program;
 mod slot;
 mod typed;
 mod verify;
+mod version;
 
 mod clock;
 mod code;
@@ -39,7 +40,7 @@ mod maps;
 mod pokes;
 
 pub use code::Code;
-pub use engine::{BuildError, Builder, Engine, Feature, LivePatching, Mode};
+pub use engine::{BuildError, Builder, Engine, Feature, LivePatching, MemoryUse, Mode};
 pub use error::LoadError;
 pub use loaded::{Loaded, NotFound};
 pub use maps::MapError;
@@ -56,7 +57,8 @@ pub use skep_runtime::test_run::{
 };
 pub use skep_runtime::{ProgStats, RunError, StatsGuard, TraceLine, TraceSink};
 pub use skep_sync::CpuGuard;
-pub use slot::{Retired, Slot, SlotError, Version};
+pub use slot::Slot;
 pub use typed::{MapTypeError, TypedMap};
 pub use verify::{Shapes, SpecError, VerifyReport};
+pub use version::{Retired, SlotError, Version};
 pub use zerocopy;

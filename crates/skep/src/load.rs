@@ -8,10 +8,10 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use skep_abi::RawInsn;
 use skep_object::{MapKind, Poisoned, ProgramSpec, SlotTarget};
-use skep_runtime::ProgramParts;
 use skep_runtime::ctx::CtxType;
 use skep_runtime::map::prog_array::{ProgArray, SlotWatcher};
 use skep_runtime::map::{Map, Slot};
+use skep_runtime::{Program, ProgramParts};
 use skep_verifier::{MapShape, Options, RewriteOptions, Verified};
 
 use crate::code::{self, Code};
@@ -21,7 +21,6 @@ use crate::loaded::Loaded;
 use crate::maps;
 use crate::object::Object;
 use crate::pokes::PokeWatcher;
-use crate::program::Program;
 use crate::verify::explained;
 
 /// What a load takes over from elsewhere.
@@ -91,8 +90,8 @@ fn build(
     let address = |name: &str| skep_runtime::kfunc::kfunc(name).map(skep_runtime::kfunc::Kfunc::address);
     // What the verifier let through is there, except a weak function that is not and that no path calls.
     let kfuncs: Vec<u64> = spec.kfuncs.iter().map(|kfunc| address(&kfunc.name).unwrap_or(0)).collect();
-    let stats = skep_runtime::Program::alloc_stats(engine.state())
-        .map_err(|error| failed("has no room for statistics", Box::new(error)))?;
+    let stats =
+        Program::alloc_stats(engine.state()).map_err(|error| failed("has no room for statistics", Box::new(error)))?;
     let code = match engine.arena() {
         Some(arena) => {
             let layout = skep_jit::Layout {
@@ -116,7 +115,11 @@ fn build(
             attached.push(Box::new(watcher));
         }
     }
-    let inner = skep_runtime::Program::new(
+    let parts = code.as_ref().map(Code::parts);
+    if let Some(code) = code {
+        attached.push(Box::new(code));
+    }
+    Program::new(
         engine.state(),
         ProgramParts {
             name: spec.name.clone(),
@@ -129,13 +132,12 @@ fn build(
             ctx_type,
             maps: used.iter().map(Map::keep).collect(),
             kfuncs,
-            code: code.as_ref().map(Code::parts),
+            code: parts,
             stats,
             attached,
         },
     )
-    .map_err(|error| failed("cannot be published", Box::new(error)))?;
-    Ok(Program::new(inner, code))
+    .map_err(|error| failed("cannot be published", Box::new(error)))
 }
 
 /// Verifies with as little log as a rejection needs: none at first, then the failing path.

@@ -1,8 +1,9 @@
 //! A loaded object: its programs and maps by name.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use skep_runtime::map::Map;
+use skep_runtime::map::prog_array::{ProgArray, TailCallee};
 
 use crate::engine::Engine;
 use crate::object::Object;
@@ -30,12 +31,39 @@ struct Inner {
     engine: Engine,
     object: Object,
     maps: Vec<Map>,
-    programs: Vec<Option<Program>>,
+    programs: Vec<Option<Seat>>,
+}
+
+/// A program of the object.
+#[derive(Debug)]
+struct Seat {
+    program: skep_runtime::Program,
+    /// The object that its current version came from, once it has been replaced.
+    behind: Mutex<Option<Loaded>>,
 }
 
 impl Loaded {
-    pub(crate) fn new(engine: Engine, object: Object, maps: Vec<Map>, programs: Vec<Option<Program>>) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        object: Object,
+        maps: Vec<Map>,
+        programs: Vec<Option<skep_runtime::Program>>,
+    ) -> Self {
+        let seat = |program| Seat { program, behind: Mutex::new(None) };
+        let programs = programs.into_iter().map(|program| program.map(seat)).collect();
         Self(Arc::new(Inner { engine, object, maps, programs }))
+    }
+
+    /// Where the object behind a replaced program is kept.
+    pub(crate) fn behind(&self, index: usize) -> Option<&Mutex<Option<Loaded>>> {
+        self.0.programs.get(index)?.as_ref().map(|seat| &seat.behind)
+    }
+
+    /// Puts a program into all slots of the object's prog arrays that hold the program with this number.
+    pub(crate) fn replace_in_arrays(&self, old: u32, new: &Arc<dyn TailCallee>) {
+        for array in self.0.maps.iter().filter_map(|map| map.downcast::<ProgArray>()) {
+            array.replace(old, new);
+        }
     }
 
     /// The engine that it lives in.
@@ -51,8 +79,9 @@ impl Loaded {
     }
 
     /// The programs that were loaded, in the object's order.
-    pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        self.0.programs.iter().flatten()
+    pub fn programs(&self) -> impl Iterator<Item = Program> {
+        let seats = self.0.programs.iter().enumerate();
+        seats.filter_map(|(index, seat)| Some(Program::new(seat.as_ref()?.program.clone(), self.clone(), index)))
     }
 
     /// The program with this name.
@@ -60,7 +89,7 @@ impl Loaded {
     /// # Errors
     /// There is none, or it was not loaded.
     pub fn program(&self, name: &str) -> Result<Program, NotFound> {
-        self.programs().find(|program| program.name() == name).cloned().ok_or_else(|| NotFound {
+        self.programs().find(|program| program.name() == name).ok_or_else(|| NotFound {
             what: "program",
             name: name.to_owned(),
             known: self.programs().map(|program| program.name().to_owned()).collect(),

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use skep::{Engine, Object, SlotError, Xdp, XdpBuff};
+use skep::{Engine, Mode, Object, SlotError, Xdp, XdpBuff};
 
 /// Two programs, the first of which tail-calls the second; both know their version.
 fn version(number: i32) -> skep::Version {
@@ -74,6 +74,93 @@ fn every_run_sees_one_whole_version() {
     assert_eq!(total, runs.load(Ordering::Relaxed), "adopted counters lost or doubled a run");
     let now = resident();
     assert!(now <= base + base / 50 + 64, "resident pages grew from {base} to {now}");
+}
+
+/// Programs of a loaded object are replaced one by one, the one that a tail call enters as well as the one that it leaves.
+#[test]
+fn programs_of_a_loaded_object_are_replaced_one_by_one() {
+    let _serial = SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for mode in [Mode::Jit, Mode::Interp] {
+        let engine = Engine::builder().mode(mode).build().expect("an engine");
+        let loaded = engine.load(object(1)).expect("it loads");
+        let [first, second] = ["first_half", "second_half"].map(|name| loaded.program(name).expect("there"));
+        let stop = AtomicBool::new(false);
+        let runs = AtomicU64::new(0);
+        let newest = [AtomicU64::new(1), AtomicU64::new(1)];
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let mut packet = Xdp::packet(&[0; 64]).build().expect("a packet");
+                    let mut seen = [0; 2];
+                    while !stop.load(Ordering::Relaxed) {
+                        let at_least = [0, 1].map(|half: usize| newest[half].load(Ordering::Acquire));
+                        let result = first.run(&mut packet).expect("a run");
+                        runs.fetch_add(1, Ordering::Relaxed);
+                        let versions = [result >> 32, result & 0xffff_ffff];
+                        for half in 0..2 {
+                            assert!(versions[half] >= at_least[half], "{versions:?} after {at_least:?}");
+                            assert!(versions[half] >= seen[half], "{versions:?} after {seen:?}");
+                        }
+                        seen = versions;
+                    }
+                });
+            }
+            for number in 2..swaps() / 20 {
+                // The second half reads what the first half wrote, and the first half counts in the map of the second.
+                let version = || object(number).adopt_maps(&["runs", "first", "next"]).expect("the maps");
+                let (half, program) = if number % 2 == 0 { (0, &first) } else { (1, &second) };
+                let old = program.replace(version()).expect("it fits");
+                newest[half].store(u64::from(number.unsigned_abs()), Ordering::Release);
+                assert_eq!(old.drained().expect("outside of runs").maps().count(), 4);
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let total: u64 = loaded.map::<u32, u64>("runs").expect("the map").sum_cpus(&0).expect("counted");
+        assert_eq!(total, runs.load(Ordering::Relaxed), "lost or doubled a run");
+        assert_eq!(first.name(), "first_half");
+        assert_ne!(
+            first.loaded().raw_map(".rodata").expect("there").id(),
+            loaded.raw_map(".rodata").expect("there").id()
+        );
+    }
+}
+
+#[test]
+fn a_program_that_does_not_fit_replaces_nothing() {
+    let _serial = SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let engine = Engine::new().expect("an engine");
+    let loaded = engine.load(object(7)).expect("it loads");
+    let first = loaded.program("first_half").expect("there");
+    let id = first.id();
+    let other =
+        || Object::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/socket_dns.bpf.o")).expect("there");
+    let name = other().programs()[0].name.clone();
+    let refused = [
+        first.replace(object(8).entry("nonsense")),
+        first.replace(other().entry(&name)),
+        first.replace(object(8).adopt_maps(&["runs"]).map(|version| version.program("second_half2")).expect("the map")),
+    ];
+    assert!(matches!(refused[0], Err(SlotError::NotFound(_))), "{refused:?}");
+    assert!(matches!(refused[1], Err(SlotError::Program(_))), "{refused:?}");
+    assert!(refused[2].is_err());
+    let elsewhere = Engine::new().expect("an engine").load(object(8)).expect("it loads");
+    let foreign = elsewhere.program("first_half").expect("there");
+    let runtime: &skep_runtime::Program = &first;
+    assert!(matches!(runtime.replace(&foreign), Err(skep_runtime::ReplaceError::OtherEngine { .. })));
+    let mut packet = Xdp::packet(&[0; 64]).build().expect("a packet");
+    assert_eq!(first.run(&mut packet).expect("a run"), 7 << 32 | 7);
+    assert_eq!(first.id(), id);
+}
+
+/// A handle keeps what its program needs, whatever happens to the other handles of its object.
+#[test]
+fn a_program_keeps_its_object() {
+    let _serial = SERIAL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let engine = Engine::new().expect("an engine");
+    let first = engine.load(object(3)).expect("it loads").program("first_half").expect("there");
+    engine.cpus().barrier().expect("outside of runs");
+    let mut packet = Xdp::packet(&[0; 64]).build().expect("a packet");
+    assert_eq!(first.run(&mut packet).expect("a run"), 3 << 32 | 3, "its tail call found nothing");
 }
 
 #[test]

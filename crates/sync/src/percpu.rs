@@ -175,6 +175,11 @@ impl Offsets {
         Ok(PerCpuOff(at as u64))
     }
 
+    /// Bytes that are allocated, those that wait for a grace period included; `stride` is a region's length.
+    pub(crate) fn used(&self, stride: usize) -> usize {
+        stride - HEADER - self.free.values().sum::<usize>()
+    }
+
     /// Takes an allocation out of use, without making it free; its length.
     pub(crate) fn retire(&mut self, offset: PerCpuOff) -> Option<usize> {
         self.used.remove(&usize::try_from(offset.0).ok()?)
@@ -213,12 +218,14 @@ mod tests {
                 at
             })
             .collect();
+        assert_eq!(offsets.used(64 * PAGE), 8 + 1 + 4096 + 24 + 100);
         for at in [2, 0, 4, 1, 3] {
             let len = offsets.retire(taken[at]).unwrap();
             assert!(offsets.retire(taken[at]).is_none(), "freed twice");
             offsets.release(usize::try_from(taken[at].0).unwrap(), len);
         }
         assert_eq!(offsets.free, all);
+        assert_eq!(offsets.used(64 * PAGE), 0);
     }
 
     #[test]

@@ -323,6 +323,12 @@ impl CpuSet {
         lock(&self.core.offsets).alloc(size, align)
     }
 
+    /// Bytes of each region that are allocated, those that wait for a grace period included.
+    #[must_use]
+    pub fn percpu_used(&self) -> usize {
+        lock(&self.core.offsets).used(self.core.regions.stride())
+    }
+
     /// Frees an allocation, after a grace period: runs in progress may use it to their end. What was never allocated, or
     /// is freed already, is left alone.
     pub fn percpu_free(&self, offset: PerCpuOff) {

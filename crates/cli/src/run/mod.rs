@@ -84,7 +84,7 @@ fn refused(args: &RunArgs, error: skep::LoadError) -> Result<()> {
 }
 
 fn choose(loaded: &Loaded, args: &RunArgs) -> Result<Program> {
-    let programs: Vec<&Program> = loaded.programs().collect();
+    let programs: Vec<Program> = loaded.programs().collect();
     let names = || programs.iter().map(|program| program.name()).collect::<Vec<_>>().join(", ");
     match &args.prog {
         Some(name) => match programs.iter().find(|p| p.name() == name) {

@@ -137,6 +137,17 @@ impl ProgArray {
         Ok(())
     }
 
+    /// Puts `new`, a program of the same kind, into every slot that holds the program with the number `old`.
+    pub fn replace(&self, old: u32, new: &Arc<dyn TailCallee>) {
+        let mut state = self.state();
+        for index in 0..self.max_entries {
+            let held = state.programs.get(index as usize).and_then(Option::as_ref);
+            if held.is_some_and(|held| held.id() == old) {
+                self.set(&mut state, index, Some(Arc::clone(new)));
+            }
+        }
+    }
+
     /// Sets a slot that exists; the old program goes after a grace period. Whether there was one.
     fn set(&self, state: &mut State, index: u32, program: Option<Arc<dyn TailCallee>>) -> bool {
         let target = program.as_ref().map_or(0, |program| program.tail_entry());
