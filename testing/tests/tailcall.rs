@@ -32,7 +32,7 @@ fn ours(case: &Case, mode: Mode) -> Outcome {
     let r0 = program.run(&mut packet).map_err(|error| text(&error))?;
     let out = loaded.raw_map("out").map_err(|error| text(&error))?;
     let out = out.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
-    let shapes = tail_calls::shapes(program.xlated()).into_iter().map(str::to_owned).collect();
+    let shapes = tail_calls::shapes(&program.xlated()).into_iter().map(str::to_owned).collect();
     let r0 = u32::try_from(r0 & u64::from(u32::MAX)).unwrap_or(0);
     Ok((r0, word(&out), (mode == Mode::Jit).then_some(shapes)))
 }
