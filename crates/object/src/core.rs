@@ -1,4 +1,4 @@
-//! CO-RE relocations written into a program's instructions.
+//! CO-RE relocations written into a program's instructions, and references to maps that will not be.
 //!
 //! Owns which field of an instruction a value goes into, and poisoning. Invariant: an instruction holds either the
 //! target's value or a call of a helper that does not exist, so that the verifier refuses the program only if it can be
@@ -7,12 +7,13 @@
 use skep_abi::RawInsn;
 use skep_btf::{Btf, CoreTarget, Patch, Resolution};
 
-use crate::spec::{ObjectSpec, ProgramSpec};
+use crate::error::escaped;
+use crate::spec::{ObjectSpec, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, ProgramSpec};
 
 /// `imm` of the call that a poisoned instruction becomes: 0xbad2310, "bad relo".
 pub const POISON_CALL: i32 = 0x0bad_2310;
 
-/// A relocation that has no answer in the target.
+/// A relocation that has no answer: in the target of CO-RE, or among the maps that are created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poisoned {
     /// The instruction, in slots.
@@ -29,6 +30,24 @@ impl ObjectSpec {
         let mut out = Vec::new();
         for (index, program) in self.programs.iter_mut().enumerate() {
             out.extend(program.apply_core(&local, &target).into_iter().map(|poisoned| (index, poisoned)));
+        }
+        out
+    }
+
+    /// Poisons each reference of `program` to a map that is not to be created.
+    pub fn poison_maps(&self, program: &mut ProgramSpec) -> Vec<Poisoned> {
+        let mut out = Vec::new();
+        for slot in 0..program.insns.len() {
+            let Some(insn) = program.insns.get(slot).filter(|insn| insn.is_ld_imm64()) else { continue };
+            if !matches!(insn.src, PSEUDO_MAP_FD | PSEUDO_MAP_VALUE) {
+                continue;
+            }
+            let map = usize::try_from(insn.imm).ok().and_then(|index| self.maps.get(index));
+            if let Some(map) = map.filter(|map| !map.autocreate) {
+                poison(&mut program.insns, slot);
+                let reason = format!("map '{}' is not created: its autocreate is off", escaped(&map.name));
+                out.push(Poisoned { slot: u32::try_from(slot).unwrap_or(u32::MAX), reason });
+            }
         }
         out
     }

@@ -157,6 +157,13 @@ impl ObjectSpec {
         Ok(())
     }
 
+    /// Sets whether a map is created with the object. A program that can reach a use of one that is not is refused.
+    pub fn set_autocreate(&mut self, name: &str, autocreate: bool) -> Result<()> {
+        let index = self.map_index(name).ok_or_else(|| not_found("map", name))?;
+        self.maps.get_mut(index).ok_or(Error::Internal("a map is missing"))?.autocreate = autocreate;
+        Ok(())
+    }
+
     /// Sets whether a program is loaded with the object.
     pub fn set_autoload(&mut self, name: &str, autoload: bool) -> Result<()> {
         let found = self.programs.iter_mut().find(|p| p.name == name);

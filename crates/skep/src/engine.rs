@@ -17,7 +17,7 @@ use skep_text::{ArenaConfig, CodeArena, TextError};
 use skep_verifier::{HelperTable, Options};
 
 use crate::error::LoadError;
-use crate::load::{self, Adopted};
+use crate::load::{self, LoadOptions};
 use crate::loaded::Loaded;
 use crate::object::Object;
 
@@ -244,7 +244,15 @@ impl Engine {
     /// # Errors
     /// Something of the object cannot be loaded; what was running before is untouched.
     pub fn load(&self, object: Object) -> Result<Loaded, LoadError> {
-        load::load(self, object, &Adopted::default())
+        self.load_with(object, &LoadOptions::default())
+    }
+
+    /// As [`Engine::load`], with choices.
+    ///
+    /// # Errors
+    /// As for [`Engine::load`], or a map that is to be used again does not fit.
+    pub fn load_with(&self, object: Object, options: &LoadOptions) -> Result<Loaded, LoadError> {
+        load::load(self, object, options)
     }
 
     /// Counts runs and their time in every program until the last guard drops.

@@ -42,6 +42,7 @@ mod pokes;
 pub use code::Code;
 pub use engine::{BuildError, Builder, Engine, Feature, LivePatching, MemoryUse, Mode};
 pub use error::LoadError;
+pub use load::LoadOptions;
 pub use loaded::{Loaded, NotFound};
 pub use maps::MapError;
 pub use object::{Object, ObjectError};

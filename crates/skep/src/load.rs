@@ -23,15 +23,39 @@ use crate::object::Object;
 use crate::pokes::PokeWatcher;
 use crate::verify::explained;
 
-/// What a load takes over from elsewhere.
-#[derive(Clone, Default)]
-pub(crate) struct Adopted {
+/// Choices for one load.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
     /// Maps that are used instead of new ones, by name.
     pub(crate) maps: Vec<(String, Map)>,
+    /// Whether arrays that may be mapped are in files.
+    pub(crate) share_data: bool,
+}
+
+impl LoadOptions {
+    /// Uses `map` where the object defines a map of this name. It must have the shape that the object defines and, for
+    /// constants (`.rodata`), the same frozen contents, because programs are verified against them.
+    #[must_use]
+    pub fn reuse_map(mut self, name: &str, map: &Map) -> Self {
+        self.maps.push((name.to_owned(), map.clone()));
+        self
+    }
+
+    /// Puts arrays with `BPF_F_MMAPABLE`, data sections among them, into files in memory, which others may map too:
+    /// [`Array::take_file`](skep_runtime::map::array::Array::take_file).
+    #[must_use]
+    pub fn share_data(mut self) -> Self {
+        self.share_data = true;
+        self
+    }
+
+    fn reused(&self, name: &str) -> Option<Map> {
+        self.maps.iter().find(|(known, _)| known == name).map(|(_, map)| map.clone())
+    }
 }
 
 /// Loads an object into an engine.
-pub(crate) fn load(engine: &Engine, object: Object, adopted: &Adopted) -> Result<Loaded, LoadError> {
+pub(crate) fn load(engine: &Engine, object: Object, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let unloadable = |source| LoadError::Object { object: object.file().to_owned(), source };
     object
         .spec()
@@ -45,8 +69,8 @@ pub(crate) fn load(engine: &Engine, object: Object, adopted: &Adopted) -> Result
         })
         .map_err(unloadable)?;
     let shapes = object.shapes()?;
-    let reused = |name: &str| adopted.maps.iter().find(|(known, _)| known == name).map(|(_, map)| map.clone());
-    let maps = maps::create(&object, &shapes, engine.cpus(), &reused)?;
+    let reused = |name: &str| options.reused(name);
+    let maps = maps::create(&object, &shapes, engine.cpus(), &reused, options.share_data)?;
     let views = object.map_shapes(&shapes);
     let mut programs = Vec::new();
     for (index, spec) in object.programs().iter().enumerate() {
@@ -64,7 +88,7 @@ fn build(
     index: usize,
     spec: &ProgramSpec,
     views: &[MapShape<'_>],
-    maps: &[Map],
+    maps: &[Option<Map>],
 ) -> Result<Program, LoadError> {
     let failed = |step, source: Box<dyn std::error::Error + Send + Sync>| LoadError::Build {
         program: spec.name.clone(),
@@ -86,7 +110,7 @@ fn build(
     let ctx_type = context.map(|context| context.ctx_type).or_else(|| CtxType::of(prog_type));
     let ctx_type = ctx_type.ok_or_else(|| LoadError::NotRunnable { program: spec.name.clone(), prog_type })?;
 
-    let used: Vec<Map> = xlated.used_maps.iter().filter_map(|&map| maps.get(map as usize).cloned()).collect();
+    let used: Vec<Map> = xlated.used_maps.iter().filter_map(|&map| maps.get(map as usize)?.clone()).collect();
     let address = |name: &str| skep_runtime::kfunc::kfunc(name).map(skep_runtime::kfunc::Kfunc::address);
     // What the verifier let through is there, except a weak function that is not and that no path calls.
     let kfuncs: Vec<u64> = spec.kfuncs.iter().map(|kfunc| address(&kfunc.name).unwrap_or(0)).collect();
@@ -162,14 +186,14 @@ fn verify(
 /// Puts programs where the object wants them.
 fn fill_prog_arrays(
     object: &Object,
-    maps: &[Map],
+    maps: &[Option<Map>],
     programs: &[Option<Program>],
     reused: &dyn Fn(&str) -> Option<Map>,
 ) -> Result<(), LoadError> {
     for (spec, map) in object.maps().iter().zip(maps) {
-        if spec.kind != MapKind::User || reused(&spec.name).is_some() {
+        let Some(map) = map.as_ref().filter(|_| spec.kind == MapKind::User && reused(&spec.name).is_none()) else {
             continue;
-        }
+        };
         for slot in &spec.initial_slots {
             let SlotTarget::Program(index) = slot.target else { continue };
             let Some(Some(program)) = programs.get(index) else { continue };

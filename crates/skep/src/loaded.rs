@@ -30,7 +30,7 @@ pub struct Loaded(Arc<Inner>);
 struct Inner {
     engine: Engine,
     object: Object,
-    maps: Vec<Map>,
+    maps: Vec<Option<Map>>,
     programs: Vec<Option<Seat>>,
 }
 
@@ -46,7 +46,7 @@ impl Loaded {
     pub(crate) fn new(
         engine: Engine,
         object: Object,
-        maps: Vec<Map>,
+        maps: Vec<Option<Map>>,
         programs: Vec<Option<skep_runtime::Program>>,
     ) -> Self {
         let seat = |program| Seat { program, behind: Mutex::new(None) };
@@ -61,7 +61,7 @@ impl Loaded {
 
     /// Puts a program into all slots of the object's prog arrays that hold the program with this number.
     pub(crate) fn replace_in_arrays(&self, old: u32, new: &Arc<dyn TailCallee>) {
-        for array in self.0.maps.iter().filter_map(|map| map.downcast::<ProgArray>()) {
+        for array in self.0.maps.iter().flatten().filter_map(|map| map.downcast::<ProgArray>()) {
             array.replace(old, new);
         }
     }
@@ -96,9 +96,11 @@ impl Loaded {
         })
     }
 
-    /// The maps with the names that the object gives them (`.bss` for a data section), in the object's order.
+    /// The maps that were created with the names that the object gives them (`.bss` for a data section), in the object's
+    /// order.
     pub fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
-        self.0.object.maps().iter().map(|spec| spec.name.as_str()).zip(&self.0.maps)
+        let named = self.0.object.maps().iter().zip(&self.0.maps);
+        named.filter_map(|(spec, map)| Some((spec.name.as_str(), map.as_ref()?)))
     }
 
     /// The map with this name, its keys and values as bytes.

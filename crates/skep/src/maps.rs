@@ -30,30 +30,33 @@ pub struct MapError {
     pub errno: Errno,
 }
 
-/// Creates every map, parallel to [`Object::maps`]. A map that exists already (`reused`) is taken as it is.
+/// Creates every map that is to be, parallel to [`Object::maps`]. A map that exists already (`reused`) is taken as it is;
+/// `share` puts arrays that may be mapped into files.
 pub(crate) fn create(
     object: &Object,
     shapes: &Shapes,
     cpus: &CpuSet,
     reused: &dyn Fn(&str) -> Option<Map>,
-) -> Result<Vec<Map>, MapError> {
+    share: bool,
+) -> Result<Vec<Option<Map>>, MapError> {
     let mut maps = Vec::with_capacity(object.maps().len());
     for (spec, record) in object.maps().iter().zip(shapes.records()) {
         maps.push(match reused(&spec.name) {
+            _ if !spec.autocreate => None,
             Some(map) => {
                 check_fits(object, spec, record, cpus, &map)?;
-                map
+                Some(map)
             }
-            None => create_one(object, spec, record, cpus)?,
+            None => Some(create_one(object, spec, record, cpus, share)?),
         });
     }
     for (spec, map) in object.maps().iter().zip(&maps) {
-        if reused(&spec.name).is_some() {
-            continue;
-        }
+        let Some(map) = map.as_ref().filter(|_| reused(&spec.name).is_none()) else { continue };
         for slot in &spec.initial_slots {
             if let SlotTarget::Map(inner) = slot.target {
-                let value = map::Slot::Map(maps[inner].clone());
+                // A slot for a map that is not created stays empty.
+                let Some(Some(inner)) = maps.get(inner) else { continue };
+                let value = map::Slot::Map(inner.clone());
                 map.update_slot(&slot.slot.to_ne_bytes(), value, update_flags::BPF_ANY).map_err(|errno| MapError {
                     map: spec.name.clone(),
                     what: "hold its inner map",
@@ -82,12 +85,29 @@ fn check_fits(
         // A type may have added flags of its own.
         && wanted.flags & !(info.flags | info.user_flags) == 0
         && wanted.record.fields() == info.record.fields();
-    if same { Ok(()) } else { Err(failed(Errno::EINVAL)) }
+    if !same {
+        return Err(failed(Errno::EINVAL));
+    }
+    // Programs are verified against the constants of the object.
+    let constants = spec.initial_value().filter(|_| spec.kind.is_read_only());
+    match constants {
+        Some(image) if !map.object().is_frozen() || map.lookup(&[0; 4], 0).ok().as_deref() != Some(&*image) => {
+            Err(MapError { map: spec.name.clone(), what: "be adopted: its constants differ", errno: Errno::EINVAL })
+        }
+        _ => Ok(()),
+    }
 }
 
-fn create_one(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &CpuSet) -> Result<Map, MapError> {
+fn create_one(
+    object: &Object,
+    spec: &MapSpec,
+    record: &[RecordField],
+    cpus: &CpuSet,
+    share: bool,
+) -> Result<Map, MapError> {
     let failed = |what, errno| MapError { map: spec.name.clone(), what, errno };
-    let wanted = runtime_spec(object, spec, record, cpus).map_err(|errno| failed("be created", errno))?;
+    let mut wanted = runtime_spec(object, spec, record, cpus).map_err(|errno| failed("be created", errno))?;
+    wanted.shared = share;
     let map = Map::create(&wanted, cpus).map_err(|errno| failed("be created", errno))?;
     if let Some(image) = spec.initial_value() {
         let flags = if spec.kind == MapKind::PerCpu { update_flags::BPF_F_ALL_CPUS } else { update_flags::BPF_ANY };
@@ -122,6 +142,7 @@ fn runtime_spec(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &
             key_type: spec.key_type.map_or(0, |id| id.0),
             value_type: value.0,
         }),
+        shared: false,
     })
 }
 

@@ -199,6 +199,15 @@ impl Object {
         self.checked(result)
     }
 
+    /// Says whether a map is created with the object. A program that can reach a use of one that is not is refused.
+    ///
+    /// # Errors
+    /// There is no such map.
+    pub fn set_autocreate(&mut self, map: &str, create: bool) -> Result<(), ObjectError> {
+        let result = self.spec.set_autocreate(map, create);
+        self.checked(result)
+    }
+
     /// Says whether a program is loaded with the object.
     ///
     /// # Errors

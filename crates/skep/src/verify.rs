@@ -180,14 +180,22 @@ impl Object {
     ) -> Result<R, SpecError> {
         let relocated;
         let mut poisoned = Vec::new();
+        let poisons_maps = self.maps().iter().any(|map| !map.autocreate);
         let program = match (&self.programs()[program], self.btf()) {
-            (program, Some(btf)) if program.has_open_references() => {
+            (program, None) if poisons_maps => {
+                let mut copy = program.clone();
+                poisoned = self.spec().poison_maps(&mut copy);
+                relocated = copy;
+                &relocated
+            }
+            (program, Some(btf)) if poisons_maps || program.has_open_references() => {
                 let mut copy = program.clone();
                 let target = self.target_btf();
                 let target = target.map_or_else(|| CoreTarget::identity(btf), CoreTarget::new);
                 // What has no answer is poisoned: an error only where the program reaches it.
                 poisoned = copy.apply_core(btf, &target);
                 copy.resolve_ksyms(skep_verifier::has_kfunc);
+                poisoned.extend(self.spec().poison_maps(&mut copy));
                 relocated = copy;
                 &relocated
             }

@@ -9,7 +9,7 @@ use skep_sync::SyncError;
 
 use crate::engine::Engine;
 use crate::error::LoadError;
-use crate::load::Adopted;
+use crate::load::LoadOptions;
 use crate::loaded::{Loaded, NotFound};
 use crate::object::Object;
 use crate::program::Program;
@@ -70,15 +70,15 @@ impl Version {
         before: &[&Loaded],
     ) -> Result<(Loaded, Program), SlotError> {
         let entry = self.entry(name)?;
-        let mut adopted = Adopted::default();
+        let mut options = LoadOptions::default();
         for name in &self.adopt {
             let mut map = Err(NotFound { what: "map to adopt", name: name.clone(), known: Vec::new() });
             for before in before {
                 map = map.or_else(|_| before.raw_map(name));
             }
-            adopted.maps.push((name.clone(), map?));
+            options = options.reuse_map(name, &map?);
         }
-        let loaded = crate::load::load(engine, self.object.clone(), &adopted)?;
+        let loaded = crate::load::load(engine, self.object.clone(), &options)?;
         let program = loaded.program(&entry)?;
         Ok((loaded, program))
     }

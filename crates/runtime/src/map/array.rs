@@ -5,6 +5,9 @@
 //! old and some new, unless both sides use `BPF_F_LOCK`. Internal data maps (`.rodata`, `.data`, `.bss`) are arrays of
 //! one element. Kernel counterpart: `array_map_ops` (kernel/bpf/arraymap.c, 6.18).
 
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+
 use skep_abi::Errno;
 use skep_abi::map_flags::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NUMA_NODE};
 use skep_abi::update_flags::{BPF_EXIST, BPF_F_LOCK, BPF_NOEXIST};
@@ -22,9 +25,18 @@ pub struct Array {
     max_entries: u32,
     access: Access,
     bytes: u64,
+    /// The file that the values are in, until somebody takes it.
+    file: Mutex<Option<OwnedFd>>,
 }
 
 impl Array {
+    /// The file in memory that the values of a [shared](MapSpec::shared) array are in, element 0 at its start; the first
+    /// caller gets it. Mappings of it see the map's values, and outlive it.
+    #[must_use]
+    pub fn take_file(&self) -> Option<OwnedFd> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// The values in one piece, for users that map them into their memory (`BPF_F_MMAPABLE`, skeletons): the address of
     /// element 0 and the length in bytes. Programs may write them at any time.
     #[must_use]
@@ -198,9 +210,21 @@ impl MapKind for Array {
     fn create(spec: &MapSpec, info: &mut MapInfo, _: &CpuSet) -> Result<Array, Errno> {
         let layout = ValueLayout::new(spec.value_size, &spec.record);
         let bytes = (layout.stride as u64).checked_mul(u64::from(spec.max_entries)).ok_or(Errno::ENOMEM)?;
-        let values = Region::committed(bytes)?;
+        let (values, file) = if spec.shared && info.is_mmapable() {
+            let (values, file) = Region::shared(bytes, &format!("skep-map:{}", spec.name))?;
+            (values, Some(file))
+        } else {
+            (Region::committed(bytes)?, None)
+        };
         let page = PAGE as u64;
         let bytes = size_of::<Self>() as u64 + if info.is_mmapable() { bytes.next_multiple_of(page) } else { bytes };
-        Ok(Array { values, layout, max_entries: spec.max_entries, access: Access::of(info), bytes })
+        Ok(Array {
+            values,
+            layout,
+            max_entries: spec.max_entries,
+            access: Access::of(info),
+            bytes,
+            file: Mutex::new(file),
+        })
     }
 }

@@ -4,10 +4,12 @@
 //! goes, which is a grace period after the last program that used it. A page costs memory once it is touched.
 //! Kernel counterpart: `bpf_map_area_alloc` (kernel/bpf/syscall.c, 6.18).
 
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use skep_abi::Errno;
 
 /// Bytes of a page.
@@ -16,7 +18,7 @@ pub(crate) const PAGE: usize = 4096;
 /// The cap of a whole address space: a map that would need more is refused before the kernel is asked.
 const ADDRESS_CAP: u64 = 1 << 45;
 
-/// A private anonymous mapping.
+/// A mapping of its own: private and anonymous, or of a file in memory that others may map as well.
 pub(crate) struct Region {
     start: NonNull<u8>,
     len: usize,
@@ -52,6 +54,21 @@ impl Region {
         Ok(Region { start, len })
     }
 
+    /// As [`Region::committed`], in a file in memory whose other mappings see the same bytes.
+    pub(crate) fn shared(len: u64, name: &str) -> Result<(Region, OwnedFd), Errno> {
+        if len > total_ram() {
+            return Err(Errno::ENOMEM);
+        }
+        let len = usize::try_from(len).map_err(|_| Errno::ENOMEM)?.max(1).next_multiple_of(PAGE);
+        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(memory_errno)?;
+        ftruncate(&file, len as u64).map_err(memory_errno)?;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags, &file, 0) };
+        let start = start.ok().and_then(|start| NonNull::new(start.cast())).ok_or(Errno::ENOMEM)?;
+        Ok((Region { start, len }, file))
+    }
+
     /// The first byte.
     pub(crate) fn start(&self) -> *mut u8 {
         self.start.as_ptr()
@@ -74,6 +91,15 @@ impl Drop for Region {
         // SAFETY: the owner of the region is gone, and with it everything that points into it.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "a mapping of ours can be unmapped");
+    }
+}
+
+/// Too many open files stay what they are; all else that can fail here is a want of memory.
+fn memory_errno(error: rustix::io::Errno) -> Errno {
+    match error {
+        rustix::io::Errno::MFILE => Errno::EMFILE,
+        rustix::io::Errno::NFILE => Errno::ENFILE,
+        _ => Errno::ENOMEM,
     }
 }
 
@@ -103,7 +129,22 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_region_and_its_file_are_one_memory() {
+        let (region, file) = Region::shared(5000, "test").unwrap();
+        assert_eq!((region.len(), rustix::fs::fstat(&file).unwrap().st_size), (8192, 8192));
+        rustix::io::pwrite(&file, &[7], 4999).unwrap();
+        // SAFETY: a byte of the region, which nobody writes now.
+        assert_eq!(unsafe { region.start().add(4999).read_volatile() }, 7);
+        // SAFETY: as above.
+        unsafe { region.start().write_volatile(9) };
+        let mut byte = [0];
+        rustix::io::pread(&file, &mut byte, 0).unwrap();
+        assert_eq!(byte, [9]);
+    }
+
+    #[test]
     fn too_much_is_refused() {
+        assert_eq!(Region::shared(1 << 50, "").err(), Some(Errno::ENOMEM));
         assert_eq!(Region::committed(1 << 50).err(), Some(Errno::ENOMEM));
         assert_eq!(Region::reserved(u64::MAX).err(), Some(Errno::ENOMEM));
     }

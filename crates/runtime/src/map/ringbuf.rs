@@ -8,11 +8,13 @@
 //! moves the first, and a record's data belongs to whoever reserved it while its busy bit is set.
 //! Kernel counterpart: kernel/bpf/ringbuf.c (6.18; no overwrite mode, which came later).
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use rustix::thread::futex;
@@ -49,6 +51,8 @@ pub mod wakeup {
 pub struct RingBuf {
     memory: Memory,
     consumer: Mutex<()>,
+    /// Written at each wakeup, once somebody asked for it. It lives as long as the buffer, for who commits.
+    event: OnceLock<OwnedFd>,
 }
 
 /// The mapping: head pages, then the data twice.
@@ -70,6 +74,8 @@ struct Control {
     /// Goes up with each wakeup.
     wakeups: AtomicU32,
     sleepers: AtomicU32,
+    /// The number of [`RingBuf::event`]; -1 without.
+    event: AtomicI32,
     /// Records before this position are committed.
     pending: AtomicU64,
 }
@@ -110,6 +116,7 @@ impl Memory {
             lock: Lock::default(),
             wakeups: AtomicU32::new(0),
             sleepers: AtomicU32::new(0),
+            event: AtomicI32::new(-1),
             pending: AtomicU64::new(0),
         };
         // SAFETY: the first page, writable and not known to anybody yet.
@@ -227,6 +234,18 @@ impl<'a> Ring<'a> {
                 // Nobody to wake is no error.
                 let _ = futex::wake(&self.control.wakeups, futex::Flags::PRIVATE, i32::MAX.cast_unsigned());
             }
+            self.signal();
+        }
+    }
+
+    /// Makes the event readable, if there is one.
+    fn signal(self) {
+        let event = self.control.event.load(Ordering::SeqCst);
+        if event >= 0 {
+            // SAFETY: the buffer owns the descriptor for as long as it lives, and whoever commits keeps the buffer.
+            let event = unsafe { BorrowedFd::borrow_raw(event) };
+            // A full counter is readable, which is all that matters.
+            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
         }
     }
 
@@ -312,8 +331,24 @@ impl RingBuf {
     /// Calls `record` with each record that is there, oldest first, until it returns `false`; how many it got. One
     /// consumer at a time: a second thread waits.
     pub fn consume(&self, mut record: impl FnMut(&[u8]) -> bool) -> usize {
+        let mut bytes = Vec::new();
+        self.consume_in_place(|data, len| {
+            bytes.resize(len, 0);
+            // SAFETY: a committed record that the consumer's position has not passed; the copy is the caller's.
+            unsafe { copy(bytes.as_mut_ptr(), data, len) };
+            record(&bytes)
+        })
+    }
+
+    /// As [`RingBuf::consume`], without a copy: `record` gets the address and the length of each record. The memory is the
+    /// consumer's, to read and to write, until `record` returns.
+    pub fn consume_in_place(&self, mut record: impl FnMut(*mut u8, usize) -> bool) -> usize {
         let _alone = self.consumer.lock().unwrap_or_else(PoisonError::into_inner);
         let ring = self.memory.ring();
+        if let Some(event) = self.event.get() {
+            // Whatever is committed from here on makes it readable again. An error is that it was not readable.
+            let _ = rustix::io::read(event, &mut [0_u8; 8]);
+        }
         let mut position = ring.consumer.load(Ordering::Relaxed);
         let mut count = 0;
         while position < ring.producer.load(Ordering::Acquire) {
@@ -323,12 +358,8 @@ impl RingBuf {
             }
             let mut go_on = true;
             if length & DISCARD == 0 {
-                let data = ring.header(position).wrapping_add(HEADER as usize);
-                let mut bytes = vec![0; length as usize];
-                // SAFETY: a committed record that the consumer's position has not passed; the copy is the caller's.
-                unsafe { copy(bytes.as_mut_ptr(), data, bytes.len()) };
                 count += 1;
-                go_on = record(&bytes);
+                go_on = record(ring.header(position).wrapping_add(HEADER as usize), length as usize);
             }
             position += record_bytes(length);
             ring.consumer.store(position, Ordering::SeqCst);
@@ -336,7 +367,38 @@ impl RingBuf {
                 break;
             }
         }
+        if ring.ready(position) {
+            ring.signal();
+        }
         count
+    }
+
+    /// Whether the next record is there.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let ring = self.memory.ring();
+        ring.ready(ring.consumer.load(Ordering::SeqCst))
+    }
+
+    /// A descriptor for `poll` and `epoll`, readable from a wakeup to the next [`RingBuf::consume`], and after it if records
+    /// are left. Records that were committed with `BPF_RB_NO_WAKEUP` do not make it readable.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOMEM`.
+    pub fn event(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if self.event.get().is_none() {
+            let fresh = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|error| Errno(error.raw_os_error()))?;
+            // Another thread may have been faster; then its event is the one.
+            let _ = self.event.set(fresh);
+        }
+        let event = self.event.get().ok_or(Errno::ENOMEM)?.as_fd();
+        let ring = self.memory.ring();
+        ring.control.event.store(event.as_raw_fd(), Ordering::SeqCst);
+        if ring.ready(ring.consumer.load(Ordering::SeqCst)) {
+            ring.signal();
+        }
+        Ok(event)
     }
 
     /// Waits until there is a record, at most for `timeout`; whether there is one.
@@ -386,6 +448,7 @@ impl MapKind for RingBuf {
     }
 
     fn create(spec: &MapSpec, _: &mut MapInfo, _: &CpuSet) -> Result<RingBuf, Errno> {
-        Ok(RingBuf { memory: Memory::new(spec.max_entries as usize)?, consumer: Mutex::new(()) })
+        let memory = Memory::new(spec.max_entries as usize)?;
+        Ok(RingBuf { memory, consumer: Mutex::new(()), event: OnceLock::new() })
     }
 }

@@ -53,6 +53,9 @@ pub struct MapSpec {
     pub record: Record,
     /// The types of keys and values, for dumps.
     pub btf: Option<MapBtf>,
+    /// Put the values of an array with `BPF_F_MMAPABLE` into a file in memory
+    /// ([`Array::take_file`](super::array::Array::take_file)).
+    pub shared: bool,
 }
 
 /// The types of a map's keys and values.

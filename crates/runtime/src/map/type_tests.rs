@@ -173,6 +173,30 @@ fn a_full_ring_buffer_refuses_and_records_wrap_in_one_piece() {
 }
 
 #[test]
+fn ring_buffer_event_is_readable_while_there_is_something_to_consume() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let map = ringbuf(4096);
+    let ring: &RingBuf = map.downcast().unwrap();
+    let output = |flags| {
+        // SAFETY: eight readable bytes.
+        unsafe { ring.output([1_u64].as_ptr().cast(), 8, flags) }.unwrap();
+    };
+    output(0);
+    let event = ring.event().unwrap();
+    let readable = || poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&Timespec::default())).unwrap() == 1;
+    assert!(readable(), "a record from before the event");
+    assert_eq!((ring.consume(|_| true), readable(), ring.is_ready()), (1, false, false));
+    output(wakeup::BPF_RB_NO_WAKEUP);
+    assert!(!readable() && ring.is_ready());
+    output(wakeup::BPF_RB_FORCE_WAKEUP);
+    assert!(readable());
+    assert_eq!((ring.consume(|_| false), readable()), (1, true), "one is left");
+    assert_eq!((ring.consume_in_place(|_, len| len == 8), readable()), (1, false));
+    output(0);
+    assert!(readable());
+}
+
+#[test]
 fn ring_buffer_under_threads_loses_nothing_and_wakes() {
     const EACH: u64 = 20_000;
     let map = ringbuf(1 << 14);
