@@ -71,6 +71,15 @@ impl Object {
     /// The file cannot be read, is not a regular file, or is not a BPF object.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ObjectError> {
         let path = path.as_ref();
+        Self::open_as(path, &path.to_string_lossy())
+    }
+
+    /// As [`Object::open`], with a name in the place of the file's.
+    ///
+    /// # Errors
+    /// As for [`Object::open`].
+    pub fn open_as(path: impl AsRef<Path>, name: &str) -> Result<Self, ObjectError> {
+        let path = path.as_ref();
         let io = |source| ObjectError::Io { path: path.to_path_buf(), source };
         let meta = std::fs::metadata(path).map_err(io)?;
         if !meta.is_file() {
@@ -81,7 +90,7 @@ impl Object {
         }
         let mut bytes = Vec::new();
         std::fs::File::open(path).map_err(io)?.take(MAX_FILE).read_to_end(&mut bytes).map_err(io)?;
-        Self::from_bytes(&path.to_string_lossy(), &bytes)
+        Self::from_bytes(name, &bytes)
     }
 
     /// Parses the bytes of an object file; `name` is a file name, used in messages and for the object's name.

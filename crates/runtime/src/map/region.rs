@@ -134,7 +134,7 @@ mod tests {
         assert_eq!((region.len(), rustix::fs::fstat(&file).unwrap().st_size), (8192, 8192));
         rustix::io::pwrite(&file, &[7], 4999).unwrap();
         // SAFETY: a byte of the region, which nobody writes now.
-        assert_eq!(unsafe { region.start().add(4999).read_volatile() }, 7);
+        assert_eq!(unsafe { region.start().wrapping_add(4999).read_volatile() }, 7);
         // SAFETY: as above.
         unsafe { region.start().write_volatile(9) };
         let mut byte = [0];

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* For programs that include <bpf/libbpf.h>: what there is of it in libskep. */
+#include "../skep.h"

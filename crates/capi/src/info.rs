@@ -1,0 +1,364 @@
+//! What there is: information about maps and programs, their numbers, and maps made by hand.
+//!
+//! Owns the kernel's info structs. Invariant: as many bytes are written as the caller has room for, and fields that say
+//! something about a kernel are 0. Counterpart: `bpf_obj_get_info_by_fd`, `bpf_map_create`, kernel/bpf/syscall.c, 6.18.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::time::UNIX_EPOCH;
+
+use skep_abi::{Errno, MapType};
+use skep_runtime::map::{Map, MapSpec};
+
+use crate::boundary::{bytes, call, name, options, put, put_bytes, status};
+use crate::engine::engine;
+use crate::handle::{self, Handle, Target};
+
+/// `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct MapInfo {
+    map_type: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    btf_vmlinux_value_type_id: u32,
+    netns_dev: u64,
+    netns_ino: u64,
+    btf_id: u32,
+    btf_key_type_id: u32,
+    btf_value_type_id: u32,
+    btf_vmlinux_id: u32,
+    map_extra: u64,
+}
+
+/// `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct ProgInfo {
+    prog_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_prog_len: u32,
+    xlated_prog_len: u32,
+    jited_prog_insns: u64,
+    xlated_prog_insns: u64,
+    load_time: u64,
+    created_by_uid: u32,
+    nr_map_ids: u32,
+    map_ids: u64,
+    name: [u8; 16],
+    ifindex: u32,
+    gpl_compatible: u32,
+    netns_dev: u64,
+    netns_ino: u64,
+    nr_jited_ksyms: u32,
+    nr_jited_func_lens: u32,
+    jited_ksyms: u64,
+    jited_func_lens: u64,
+    btf_id: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    nr_func_info: u32,
+    nr_line_info: u32,
+    line_info: u64,
+    jited_line_info: u64,
+    nr_jited_line_info: u32,
+    line_info_rec_size: u32,
+    jited_line_info_rec_size: u32,
+    nr_prog_tags: u32,
+    prog_tags: u64,
+    run_time_ns: u64,
+    run_cnt: u64,
+    recursion_misses: u64,
+    verified_insns: u32,
+    attach_btf_obj_id: u32,
+    attach_btf_id: u32,
+    pad: u32,
+}
+
+/// At most 15 bytes and a zero.
+fn short_name(text: &str) -> [u8; 16] {
+    let mut name = [0; 16];
+    let kept = text.len().min(15);
+    name[..kept].copy_from_slice(&text.as_bytes()[..kept]);
+    name
+}
+
+fn map_info(map: &Map) -> MapInfo {
+    let info = map.info();
+    MapInfo {
+        map_type: info.map_type as u32,
+        id: info.id,
+        key_size: info.key_size,
+        value_size: info.value_size,
+        max_entries: info.max_entries,
+        map_flags: info.flags | info.user_flags,
+        name: short_name(&info.name),
+        map_extra: info.map_extra,
+        ..MapInfo::default()
+    }
+}
+
+/// # Safety
+/// In `wanted`, each list is NULL or has room for as many as the number beside it says.
+unsafe fn prog_info(program: &skep::Program, wanted: &ProgInfo) -> Result<ProgInfo, Errno> {
+    let stats = program.stats();
+    let maps = program.map_ids();
+    let xlated: Vec<u8> = program.xlated().insns.iter().flat_map(|insn| insn.to_bytes()).collect();
+    let code = program.listing().map(skep::Code::bytes).unwrap_or_default();
+    let length = |n: usize| u32::try_from(n).map_err(|_| Errno::E2BIG);
+    let mut tag = [0; 8];
+    for (at, byte) in tag.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(program.tag().get(2 * at..2 * at + 2).unwrap_or("0"), 16).unwrap_or(0);
+    }
+    let ids: Vec<u8> = maps.iter().flat_map(|id| id.to_ne_bytes()).collect();
+    let room = (wanted.nr_map_ids as usize).saturating_mul(4);
+    for (list, room, data) in [
+        (wanted.map_ids, room, &ids),
+        (wanted.xlated_prog_insns, wanted.xlated_prog_len as usize, &xlated),
+        (wanted.jited_prog_insns, wanted.jited_prog_len as usize, &code),
+    ] {
+        if list != 0 && room != 0 {
+            let to = std::ptr::with_exposed_provenance_mut(usize::try_from(list).map_err(|_| Errno::EFAULT)?);
+            // SAFETY: no more than there is room for (caller).
+            unsafe { put_bytes(to, data.get(..room).unwrap_or(data)) }?;
+        }
+    }
+    // Since the machine started, as the kernel counts.
+    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let age = program.loaded_at().elapsed().unwrap_or_default().as_nanos();
+    let now = u128::from(uptime.tv_sec.cast_unsigned()) * 1_000_000_000 + u128::from(uptime.tv_nsec.cast_unsigned());
+    debug_assert!(program.loaded_at() >= UNIX_EPOCH, "loaded in this process");
+    Ok(ProgInfo {
+        prog_type: program.prog_type() as u32,
+        id: program.id(),
+        tag,
+        jited_prog_len: length(code.len())?,
+        xlated_prog_len: length(xlated.len())?,
+        jited_prog_insns: wanted.jited_prog_insns,
+        xlated_prog_insns: wanted.xlated_prog_insns,
+        load_time: u64::try_from(now.saturating_sub(age)).unwrap_or(u64::MAX),
+        created_by_uid: rustix::process::getuid().as_raw(),
+        nr_map_ids: length(maps.len())?,
+        map_ids: wanted.map_ids,
+        name: short_name(program.name()),
+        gpl_compatible: u32::from(program.is_gpl_compatible()),
+        run_time_ns: stats.run_time_ns,
+        run_cnt: stats.run_cnt,
+        verified_insns: program.verified_insns(),
+        ..ProgInfo::default()
+    })
+}
+
+/// # Safety
+/// `info` has `*len` bytes, which are such a struct's; its lists are as [`prog_info`] says.
+unsafe fn get_info(fd: c_int, info: *mut c_void, len: *mut u32) -> Result<(), Errno> {
+    if len.is_null() || info.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    let target = handle::target(fd)?;
+    // SAFETY: not NULL, a number (caller).
+    let room = unsafe { len.read_unaligned() } as usize;
+    // SAFETY: that many bytes (caller).
+    let given = unsafe { bytes(info, room) }?;
+    let known = match &target {
+        Target::Map(_) => size_of::<MapInfo>(),
+        Target::Program(_) => size_of::<ProgInfo>(),
+    };
+    if given.iter().skip(known).any(|&byte| byte != 0) {
+        return Err(Errno::E2BIG);
+    }
+    let mut wanted = ProgInfo::default();
+    let kept = room.min(size_of::<ProgInfo>());
+    // SAFETY: any bytes are valid; no more are copied than either side has.
+    unsafe { (&raw mut wanted).cast::<u8>().copy_from_nonoverlapping(given.as_ptr(), kept) };
+    let written = room.min(known);
+    match &target {
+        Target::Map(map) => {
+            let found = map_info(map);
+            // SAFETY: no more than the struct has, without padding, and than there is room for (caller).
+            unsafe { info.cast::<u8>().copy_from_nonoverlapping((&raw const found).cast(), written) };
+        }
+        Target::Program(program) => {
+            // SAFETY: the caller's duty, passed on.
+            let found = unsafe { prog_info(program, &wanted) }?;
+            // SAFETY: as above.
+            unsafe { info.cast::<u8>().copy_from_nonoverlapping((&raw const found).cast(), written) };
+        }
+    }
+    // SAFETY: not NULL (checked), a number (caller).
+    unsafe { put(len, u32::try_from(written).map_err(|_| Errno::E2BIG)?) };
+    Ok(())
+}
+
+macro_rules! info_calls {
+    ($($(#[$doc:meta])* $function:ident($ty:ty);)+) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// `info` is NULL or has `*len` bytes, all zero but for lists with room for the number beside them.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $function(fd: c_int, info: *mut $ty, len: *mut u32) -> c_int {
+            // SAFETY: the caller's duty, passed on.
+            status(|| unsafe { get_info(fd, info.cast(), len) })
+        }
+    )+ };
+}
+
+info_calls! {
+    /// Writes a `struct bpf_map_info` or `struct bpf_prog_info`, and how many bytes that were.
+    bpf_obj_get_info_by_fd(c_void);
+    /// Writes a `struct bpf_map_info`, and how many bytes that were.
+    bpf_map_get_info_by_fd(MapInfo);
+    /// Writes a `struct bpf_prog_info`, and how many bytes that were.
+    bpf_prog_get_info_by_fd(ProgInfo);
+}
+
+/// The smallest id above `start`.
+fn next_id(start: u32, id: impl Fn(&Target) -> Option<u32>) -> Result<u32, Errno> {
+    handle::targets().iter().filter_map(id).filter(|&id| id > start).min().ok_or(Errno::ENOENT)
+}
+
+fn map_id(target: &Target) -> Option<u32> {
+    match target {
+        Target::Map(map) => Some(map.id()),
+        Target::Program(_) => None,
+    }
+}
+
+fn program_id(target: &Target) -> Option<u32> {
+    match target {
+        Target::Map(_) => None,
+        Target::Program(program) => Some(program.id()),
+    }
+}
+
+/// The map whose id follows; `-ENOENT` after the last.
+///
+/// # Safety
+/// `next` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_map_get_next_id(start: u32, next: *mut u32) -> c_int {
+    status(|| {
+        let found = next_id(start, map_id)?;
+        // SAFETY: the caller's duty, passed on.
+        unsafe { put(next, found) };
+        Ok(())
+    })
+}
+
+/// The program whose id follows; `-ENOENT` after the last.
+///
+/// # Safety
+/// `next` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_prog_get_next_id(start: u32, next: *mut u32) -> c_int {
+    status(|| {
+        let found = next_id(start, program_id)?;
+        // SAFETY: the caller's duty, passed on.
+        unsafe { put(next, found) };
+        Ok(())
+    })
+}
+
+/// A descriptor of the map with this id, to be closed with `close`; `-ENOENT` without.
+#[unsafe(no_mangle)]
+pub extern "C" fn bpf_map_get_fd_by_id(id: u32) -> c_int {
+    call(|| {
+        let found = handle::targets().into_iter().find(|target| map_id(target) == Some(id));
+        match found {
+            Some(Target::Map(map)) => Ok(Handle::of_map(&map)?.into_number()),
+            _ => Err(Errno::ENOENT),
+        }
+    })
+}
+
+/// A descriptor of the program with this id, to be closed with `close`; `-ENOENT` without.
+#[unsafe(no_mangle)]
+pub extern "C" fn bpf_prog_get_fd_by_id(id: u32) -> c_int {
+    call(|| {
+        let found = handle::targets().into_iter().find(|target| program_id(target) == Some(id));
+        match found {
+            Some(Target::Program(program)) => Ok(Handle::of_program(&program)?.into_number()),
+            _ => Err(Errno::ENOENT),
+        }
+    })
+}
+
+/// `struct bpf_map_create_opts`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct MapCreateOpts {
+    /// Bytes of this struct.
+    pub sz: usize,
+    /// No BTF is loaded here: 0.
+    pub btf_fd: u32,
+    /// Not looked at without BTF.
+    pub btf_key_type_id: u32,
+    /// Not looked at without BTF.
+    pub btf_value_type_id: u32,
+    /// Not looked at.
+    pub btf_vmlinux_value_type_id: u32,
+    /// What the maps in a map of maps look like.
+    pub inner_map_fd: u32,
+    /// `BPF_F_*`.
+    pub map_flags: u32,
+    /// What else the type wants to know.
+    pub map_extra: u64,
+    /// The node to allocate from.
+    pub numa_node: u32,
+    /// No map is made for a device.
+    pub map_ifindex: u32,
+    /// Not looked at.
+    pub value_type_btf_obj_fd: i32,
+    /// No tokens are needed here.
+    pub token_fd: u32,
+    /// Not looked at.
+    pub excl_prog_hash: *const c_void,
+    /// Not looked at.
+    pub excl_prog_hash_size: u32,
+}
+
+/// Makes a map. Its descriptor is closed with `close`; the map lives as long as a descriptor or a program has it.
+///
+/// # Safety
+/// `map_name` is NULL or a string; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_map_create(
+    map_type: u32,
+    map_name: *const c_char,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    opts: *const MapCreateOpts,
+) -> c_int {
+    call(|| {
+        // SAFETY: the caller's duty, passed on.
+        let opts = unsafe { options(opts) }?.unwrap_or_default();
+        // SAFETY: the caller's duty, passed on.
+        let text = if map_name.is_null() { "" } else { unsafe { name(map_name) }.map_err(|_| Errno::EINVAL)? };
+        let inner = match c_int::try_from(opts.inner_map_fd) {
+            Ok(0) => None,
+            Ok(fd) => Some(handle::map(fd)?),
+            Err(_) => return Err(Errno::EBADF),
+        };
+        let spec = MapSpec {
+            name: text.get(..text.len().min(15)).ok_or(Errno::EINVAL)?.to_owned(),
+            map_type: MapType::from_u32(map_type),
+            key_size,
+            value_size,
+            max_entries,
+            flags: opts.map_flags,
+            map_extra: opts.map_extra,
+            inner,
+            shared: true,
+            ..MapSpec::default()
+        };
+        let map = Map::create(&spec, engine()?.cpus())?;
+        Ok(Handle::of_map(&map)?.into_number())
+    })
+}
