@@ -109,7 +109,7 @@ unsafe fn prog_info(program: &skep::Program, wanted: &ProgInfo) -> Result<ProgIn
     let stats = program.stats();
     let maps = program.map_ids();
     let xlated: Vec<u8> = program.xlated().insns.iter().flat_map(|insn| insn.to_bytes()).collect();
-    let code = program.listing().map(skep::Code::bytes).unwrap_or_default();
+    let code = program.listing().map(|code| code.bytes()).unwrap_or_default();
     let length = |n: usize| u32::try_from(n).map_err(|_| Errno::E2BIG);
     let mut tag = [0; 8];
     for (at, byte) in tag.iter_mut().enumerate() {
