@@ -24,7 +24,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use skep_abi::{AttachType, Errno, MapType, ProgType, RawInsn, asm};
-use skep_verifier::{Log, MapShape, Options, ProgFlags, ProgramSpec};
+use skep_verifier::{Explanation, Log, MapShape, Options, ProgFlags, ProgramSpec};
 
 use crate::kernel::{Map, MapCreate, ProgLoad};
 
@@ -201,6 +201,24 @@ impl Case {
     /// What our verifier says, and its log.
     #[must_use]
     pub fn ours(&self, log_level: u32) -> (Outcome, String) {
+        let mut log = Log::new();
+        let verdict = self.with_spec(log_level, |spec, options| skep_verifier::verify(spec, options, &mut log));
+        let outcome = match verdict {
+            Ok(_) => Outcome::Accept,
+            Err(refused) => Outcome::Reject(refused.errno, refused.message),
+        };
+        (outcome, log.into_text())
+    }
+
+    /// Why our verifier refuses it.
+    #[must_use]
+    pub fn explanation(&self) -> Option<Explanation> {
+        let mut log = Log::new();
+        let verdict = self.with_spec(0, |spec, options| skep_verifier::verify_explained(spec, options, &mut log));
+        verdict.err().map(|refusal| refusal.explanation)
+    }
+
+    fn with_spec<R>(&self, log_level: u32, f: impl FnOnce(&ProgramSpec<'_>, &Options) -> R) -> R {
         let maps: Vec<MapShape<'_>> = self.maps.iter().map(|m| self.shape(m)).collect();
         let spec = ProgramSpec {
             name: "skep",
@@ -219,12 +237,7 @@ impl Case {
         };
         let mut options = Options { log_level, ..Options::default() };
         options.profile.nr_cpus = u32::try_from(crate::kernel::possible_cpus()).unwrap_or(1);
-        let mut log = Log::new();
-        let outcome = match skep_verifier::verify(&spec, &options, &mut log) {
-            Ok(_) => Outcome::Accept,
-            Err(refused) => Outcome::Reject(refused.errno, refused.message),
-        };
-        (outcome, log.into_text())
+        f(&spec, &options)
     }
 
     /// What the running kernel says, and its log.

@@ -21,10 +21,19 @@ impl Output {
 
     /// Whether standard output takes colour.
     pub(crate) fn colored(self) -> bool {
+        self.colored_on(&std::io::stdout())
+    }
+
+    /// Whether standard error takes colour.
+    pub(crate) fn colored_stderr(self) -> bool {
+        self.colored_on(&std::io::stderr())
+    }
+
+    fn colored_on(self, stream: &impl IsTerminal) -> bool {
         match self.color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+            Color::Auto => stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         }
     }
 }

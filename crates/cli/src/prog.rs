@@ -51,18 +51,18 @@ impl Words {
 }
 
 /// Loads an object as it is, all programs that load by themselves.
-fn load(path: &Path) -> Result<(Object, Loaded)> {
+fn load(path: &Path, output: Output) -> Result<(Object, Loaded)> {
     let object = Object::open(path)?;
     let engine = Engine::new()?;
     let loaded = engine.load(object.clone()).map_err(|error| {
-        eprint!("{}", error.log());
+        crate::explain::eprint(&error, output);
         anyhow::Error::new(error).context(path.display().to_string())
     })?;
     Ok((object, loaded))
 }
 
 fn show(path: &Path, output: Output) -> Result<()> {
-    let (_, loaded) = load(path)?;
+    let (_, loaded) = load(path, output)?;
     if output.is_json() {
         let list: Value = loaded.programs().map(|program| show_json(&program)).collect();
         return output.print_json(&list);
@@ -124,7 +124,7 @@ struct Subject<'a> {
 
 fn dump(args: &DumpArgs, output: Output, form: fn(&Subject<'_>, Output) -> Result<()>) -> Result<()> {
     let words = Words::parse(&args.words)?;
-    let (object, loaded) = load(&args.object)?;
+    let (object, loaded) = load(&args.object, output)?;
     let programs: Vec<Program> = loaded.programs().collect();
     let program = match &words.name {
         Some(name) => loaded.program(name).with_context(|| args.object.display().to_string())?,

@@ -218,6 +218,31 @@ fn verify_answers_for_several_objects() {
 }
 
 #[test]
+fn a_refusal_is_explained() {
+    let object = "testing/vectors/explain/off_by_one.bpf.o";
+    let output = words(&format!("verify {object}"));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let text = stdout(&output);
+    for part in ["Verification failed: memory bounds:", "Reason:", "At: count_sizes", "Causal path:", "Suggestion:"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert!(!text.contains('\x1b'), "no colour where there is no terminal");
+    assert!(stdout(&words(&format!("verify --color always {object}"))).contains("\x1b[1;31mVerification failed"));
+
+    let json: Value = serde_json::from_slice(&words(&format!("verify -j {object}")).stdout).unwrap();
+    let explanation = &json[0]["explanation"];
+    assert_eq!(explanation["category"], "memory bounds");
+    assert_eq!(explanation["at"]["line"], 32);
+    assert_eq!(explanation["at"]["text"].as_str().unwrap().trim(), "histogram->slots[slot] += 1;");
+    assert_eq!(explanation["path"][0]["role"], "value");
+    assert_eq!(explanation["path"][0]["line"], 24);
+
+    let run = words(&format!("run {object} --packet 00"));
+    assert_eq!(run.status.code(), Some(1));
+    assert!(stderr(&run).contains("Verification failed: memory bounds"), "{}", stderr(&run));
+}
+
+#[test]
 fn saved_verdicts_are_compared() {
     let folder = tempfile::tempdir().unwrap();
     let saved = folder.path().join("saved.csv");

@@ -1,7 +1,7 @@
 //! Why an object does not load.
 
 use skep_abi::Errno;
-use skep_verifier::{Rejection, RejectionKind};
+use skep_verifier::{Explanation, Rejection, RejectionKind};
 
 use crate::maps::MapError;
 use crate::verify::SpecError;
@@ -31,6 +31,8 @@ pub enum LoadError {
         program: String,
         /// The verdict.
         rejection: Box<Rejection>,
+        /// Why, for people.
+        explanation: Box<Explanation>,
         /// The verifier's log.
         log: String,
     },
@@ -73,6 +75,15 @@ impl LoadError {
         match self {
             Self::Rejected { log, .. } => log,
             _ => "",
+        }
+    }
+
+    /// Why a program was refused, for people: what is wrong, where, how it came to be, what to do.
+    #[must_use]
+    pub fn explanation(&self) -> Option<&Explanation> {
+        match self {
+            Self::Rejected { explanation, .. } => Some(explanation),
+            _ => None,
         }
     }
 

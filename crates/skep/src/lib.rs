@@ -58,6 +58,7 @@ pub use skep_runtime::test_run::{
 };
 pub use skep_runtime::{ProgStats, RunError, StatsGuard, TraceLine, TraceSink};
 pub use skep_sync::CpuGuard;
+pub use skep_verifier::{Category, Cause, Explanation, Place, Role, Source};
 pub use slot::Slot;
 pub use typed::{MapTypeError, TypedMap};
 pub use verify::{Shapes, SpecError, VerifyReport};

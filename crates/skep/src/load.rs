@@ -170,16 +170,16 @@ fn verify(
     spec: &skep_verifier::ProgramSpec<'_>,
     poisoned: &[Poisoned],
 ) -> Result<Verified, LoadError> {
-    let options = |log_level| Options { log_level, ..engine.options().clone() };
+    let options = Options { log_level: 0, ..engine.options().clone() };
     let mut log = skep_verifier::Log::new();
-    if let Ok(verified) = skep_verifier::verify(spec, &options(0), &mut log) {
-        return Ok(verified);
-    }
-    let mut log = skep_verifier::Log::new();
-    skep_verifier::verify(spec, &options(1), &mut log).map_err(|rejection| LoadError::Rejected {
-        program: spec.name.to_owned(),
-        rejection: Box::new(explained(rejection, poisoned)),
-        log: log.into_text(),
+    skep_verifier::verify_explained(spec, &options, &mut log).map_err(|refusal| {
+        let (rejection, explanation) = explained(*refusal, poisoned);
+        LoadError::Rejected {
+            program: spec.name.to_owned(),
+            rejection: Box::new(rejection),
+            explanation: Box::new(explanation),
+            log: log.into_text(),
+        }
     })
 }
 

@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use skep_abi::ctx::CtxLayout;
 use skep_abi::{AttachType, MapType, ProgType};
 use skep_verifier::{
-    KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Rejection, Stats, Verified,
+    Category, Explanation, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Refusal, Rejection,
+    Stats, Verified,
 };
 
 use skep_btf::CoreTarget;
@@ -59,7 +60,9 @@ pub struct VerifyReport {
     pub section: String,
     /// Accepted, or why not.
     pub verdict: Result<Verified, Rejection>,
-    /// The verifier's log at the level asked for.
+    /// Why it was refused, for people; nothing where it was accepted.
+    pub explanation: Option<Explanation>,
+    /// The verifier's log at the level asked for; of a refused program at least the failing path.
     pub log: String,
 }
 
@@ -74,13 +77,20 @@ impl VerifyReport {
     }
 }
 
-/// A rejection at an instruction that CO-RE poisoned, with the reason for that instead of the helper's number.
-pub(crate) fn explained(mut rejection: Rejection, poisoned: &[Poisoned]) -> Rejection {
+/// A refusal at an instruction that CO-RE poisoned, with the reason for that instead of the helper's number.
+pub(crate) fn explained(refusal: Refusal, poisoned: &[Poisoned]) -> (Rejection, Explanation) {
+    let Refusal { mut rejection, mut explanation } = refusal;
     let at = rejection.insn.map(|insn| insn.0);
     if let Some(found) = poisoned.iter().find(|p| Some(p.slot) == at) {
         rejection.message = format!("{} ({})", found.reason, rejection.message);
+        explanation.category = Category::Encoding;
+        "a type or field that the target does not have".clone_into(&mut explanation.title);
+        explanation.reason = format!("{}, and the program reaches the instruction that needs it.", found.reason);
+        "Ask with bpf_core_field_exists() or bpf_core_type_exists() before it is used, or give the types of the right target."
+            .clone_into(&mut explanation.suggestion);
+        explanation.path.clear();
     }
-    rejection
+    (rejection, explanation)
 }
 
 /// What the verifier needs of an object's maps; made once for all programs of the object.
@@ -127,12 +137,18 @@ impl Object {
         let maps = self.map_shapes(shapes);
         self.with_program_spec(program, &maps, None, |spec, poisoned| {
             let mut log = Log::new();
-            let verdict =
-                skep_verifier::verify(spec, options, &mut log).map_err(|rejection| explained(rejection, poisoned));
+            let (verdict, explanation) = match skep_verifier::verify_explained(spec, options, &mut log) {
+                Ok(verified) => (Ok(verified), None),
+                Err(refusal) => {
+                    let (rejection, explanation) = explained(*refusal, poisoned);
+                    (Err(rejection), Some(explanation))
+                }
+            };
             VerifyReport {
                 program: spec.name.to_owned(),
                 section: self.programs().get(program).map(|p| p.section.clone()).unwrap_or_default(),
                 verdict,
+                explanation,
                 log: log.into_text(),
             }
         })

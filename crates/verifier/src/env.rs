@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use skep_abi::Errno;
 use skep_abi::Insn;
 
+use crate::explain::trace::Trace;
 use crate::explore::Pending;
 use crate::live_stack::LiveStack;
 use crate::log::Log;
@@ -52,8 +53,8 @@ pub(crate) struct InsnAux {
     pub(crate) calls_callback: bool,
     /// An iterator's `next`.
     pub(crate) iter_next: bool,
-    /// Some path has processed it.
-    pub(crate) seen: bool,
+    /// How often it was processed, over all paths.
+    pub(crate) processed: u32,
     /// Registers that may be read from here on.
     pub(crate) live_regs: u16,
     /// Its loop, 0 for none.
@@ -123,6 +124,12 @@ pub(crate) struct Env<'a> {
     pub(crate) print: Print,
     pub(crate) seen_direct_write: bool,
     pub(crate) exception_callback: Option<u32>,
+    /// Instructions to be processed before something else is done: the limit, or the log is switched on.
+    pub(crate) stop: u32,
+    /// Options with the log that is written after [`Self::stop`] instructions.
+    pub(crate) loud: Option<&'a Options>,
+    /// The path being walked, where a refusal is to be explained.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 /// What the log printed last, to align and not to repeat.

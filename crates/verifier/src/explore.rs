@@ -9,6 +9,7 @@ use std::rc::Rc;
 use skep_abi::Errno;
 
 use crate::env::{Check, Env, log, reject};
+use crate::explain::trace::Mark;
 use crate::prune::{Exactness, iter_depths_differ, maybe_looping};
 use crate::state::frame::{Linked, State, Step};
 use crate::state::reg::{Base, Extra, IterState, Reg};
@@ -24,6 +25,7 @@ pub(crate) struct Pending {
     pub(crate) state: State,
     pub(crate) prev_insn: u32,
     pub(crate) log_end: usize,
+    pub(crate) mark: Option<Mark>,
 }
 
 /// What comes after an instruction.
@@ -55,7 +57,7 @@ impl Env<'_> {
                 return Err(reject!(self, EFAULT, "invalid insn idx {at} insn_cnt {len}"));
             }
             self.stats.processed += 1;
-            if self.stats.processed > self.options.profile.max_processed {
+            if self.stats.processed > self.stop && !self.grow_loud() {
                 let message = format!("BPF program is too large. Processed {} insn", self.stats.processed);
                 return Err(self.reject(Errno::E2BIG, RejectionKind::Limit, message));
             }
@@ -73,7 +75,8 @@ impl Env<'_> {
                 }
                 self.log_before(&mut print_state);
                 self.executed = self.insn;
-                self.aux[self.insn as usize].seen = true;
+                self.aux[self.insn as usize].processed += 1;
+                self.trace_step();
                 self.live_stack.begin(&self.cur, &start_of);
                 flow = self.check_insn(&mut print_state)?;
                 self.live_stack.commit();
@@ -86,6 +89,15 @@ impl Env<'_> {
                 print_state = true;
             }
         }
+    }
+
+    /// From here on the log is written, where its beginning was left out; false at the limit of instructions.
+    fn grow_loud(&mut self) -> bool {
+        let Some(loud) = self.loud.take() else { return false };
+        self.options = loud;
+        self.stop = loud.profile.max_processed;
+        self.scratch_all();
+        self.stats.processed <= self.stop
     }
 
     fn log_pruned(&mut self, print_state: bool) {
@@ -143,6 +155,7 @@ impl Env<'_> {
         if !self.level2() {
             self.log.reset(next.log_end);
         }
+        self.trace_rewind(next.mark);
         self.cur = next.state;
         self.insn = self.cur.insn;
         self.executed = next.prev_insn;
@@ -176,8 +189,8 @@ impl Env<'_> {
             let message = format!("The sequence of {} jumps is too complex.", self.pending.len() + 1);
             return Err(self.reject(Errno::E2BIG, RejectionKind::Limit, message));
         }
-        let log_end = self.log.end();
-        self.pending.push(Pending { state, prev_insn, log_end });
+        let (log_end, mark) = (self.log.end(), self.trace_mark());
+        self.pending.push(Pending { state, prev_insn, log_end, mark });
         let last = self.pending.len() - 1;
         Ok(&mut self.pending[last].state)
     }

@@ -12,6 +12,7 @@ mod check;
 mod constants;
 mod dataflow;
 mod env;
+mod explain;
 mod explore;
 mod live_stack;
 mod log;
@@ -29,6 +30,7 @@ mod verified;
 mod verify;
 
 pub use check::kfunc::has_kfunc;
+pub use explain::{Category, Cause, Explanation, Place, Role, Source};
 pub use log::Log;
 pub use record::{RecordError, value_record};
 pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite};
@@ -37,4 +39,4 @@ pub use verified::{
     AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Poke, Rejection, RejectionKind, SockKind, Stats,
     Subprog, Verified, Xlated,
 };
-pub use verify::verify;
+pub use verify::{Refusal, verify, verify_explained};

@@ -95,7 +95,7 @@ impl Env<'_> {
 
     /// The subprogram that the instruction at `at` calls, or passes as a callback.
     fn called_at(&self, at: u32) -> Option<usize> {
-        if !self.aux.get(at as usize)?.seen {
+        if self.aux.get(at as usize)?.processed == 0 {
             return None;
         }
         match self.insn_at(at)? {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use skep_abi::Errno;
 
 use crate::env::{Caps, Check, Env, InsnAux, Print, Reject, SubprogInfo, log};
+use crate::explain::{Explanation, add_loop, explain};
 use crate::live_stack::LiveStack;
 use crate::log::Log;
 use crate::loops::Visits;
@@ -29,14 +30,76 @@ const MAX_INSNS_UNPRIVILEGED: usize = 4096;
 /// The program is not safe, not well formed, too large, or needs something that this engine does not have; the
 /// [`Rejection`] has the kernel's last message and `log` the way there.
 pub fn verify(spec: &ProgramSpec<'_>, options: &Options, log: &mut Log) -> Result<Verified, Rejection> {
-    let started = Instant::now();
     let mut env = Env::new(spec, options, log);
-    let verdict = env.run();
-    env.stats.duration = started.elapsed();
-    env.print_stats();
-    match verdict {
+    match env.run_timed() {
         Ok(()) => Ok(env.finish()),
         Err(refused) => Err(env.rejection(*refused)),
+    }
+}
+
+/// Instructions at the end of a path that grew too long which the log shows, where no level was asked for.
+const SHOWN: u32 = 2000;
+
+/// A refusal with all that is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The verdict, as [`verify`] gives it.
+    pub rejection: Rejection,
+    /// Why, for people.
+    pub explanation: Explanation,
+}
+
+/// Verifies one program, and explains a refusal.
+///
+/// What is accepted costs no more than [`verify`] without log. What is refused is verified a second time, with the path recorded
+/// and at least the log of level 1 written; `log` holds that log, and that of an accepted program at the level asked for.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_explained(spec: &ProgramSpec<'_>, options: &Options, log: &mut Log) -> Result<Verified, Box<Refusal>> {
+    let rejection = match verify(spec, options, log) {
+        Ok(verified) => return Ok(verified),
+        Err(rejection) => rejection,
+    };
+    log.reset(0);
+    let loud = Options { log_level: options.log_level | Options::LOG_LEVEL1, ..options.clone() };
+    let mut env;
+    if rejection.kind == RejectionKind::Limit && options.log_level & 3 == 0 {
+        // A path that only grew too long explains nothing and would take long to record; of its log the end is enough.
+        env = Env::new(spec, options, log);
+        env.stop = rejection.stats.processed.saturating_sub(SHOWN);
+        env.loud = Some(&loud);
+    } else {
+        env = Env::new(spec, &loud, log);
+        env.trace = Some(Box::default());
+    }
+    let refused = match env.run_timed() {
+        Ok(()) => {
+            *env.reject(Errno::EFAULT, RejectionKind::Internal, "verifier bug: two verdicts on one program".to_owned())
+        }
+        Err(refused) => *refused,
+    };
+    let trace = env.trace.take().unwrap_or_default();
+    let mut explanation = explain(&env, &trace, &refused);
+    if refused.kind == RejectionKind::Limit {
+        explain_loop(spec, options, &mut explanation);
+    }
+    Err(Box::new(Refusal { rejection: env.rejection(refused), explanation }))
+}
+
+/// Walks the beginning of the program again, to say what drives the loop in which the limit was reached.
+fn explain_loop(spec: &ProgramSpec<'_>, options: &Options, explanation: &mut Explanation) {
+    const SAMPLE: u32 = 20_000;
+    let mut profile = options.profile.clone();
+    profile.max_processed = profile.max_processed.min(SAMPLE);
+    let options = Options { log_level: 0, profile, ..options.clone() };
+    let mut log = Log::new();
+    let mut env = Env::new(spec, &options, &mut log);
+    env.trace = Some(Box::default());
+    if env.run().is_err()
+        && let Some(trace) = env.trace.take()
+    {
+        add_loop(&env, &trace, explanation);
     }
 }
 
@@ -73,7 +136,18 @@ impl<'a> Env<'a> {
             print: Print::default(),
             seen_direct_write: false,
             exception_callback: None,
+            stop: options.profile.max_processed,
+            loud: None,
+            trace: None,
         }
+    }
+
+    fn run_timed(&mut self) -> Check {
+        let started = Instant::now();
+        let verdict = self.run();
+        self.stats.duration = started.elapsed();
+        self.print_stats();
+        verdict
     }
 
     fn run(&mut self) -> Check {
@@ -188,6 +262,9 @@ impl<'a> Env<'a> {
         self.visits.clear();
         self.live_stack.clear();
         self.pending.clear();
+        if let Some(trace) = &mut self.trace {
+            trace.clear();
+        }
         let index = u32::try_from(sub).unwrap_or(u32::MAX);
         let start = self.subprogs[sub].start;
         let mut state = State::new(index, start);
@@ -260,7 +337,7 @@ impl<'a> Env<'a> {
 
     fn finish(mut self) -> Verified {
         for (fact, aux) in self.facts.iter_mut().zip(&self.aux) {
-            fact.reachable = aux.seen;
+            fact.reachable = aux.processed > 0;
             fact.only_taken = match aux.branch_seen {
                 1 => Some(true),
                 2 => Some(false),

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     let engine = Engine::builder().vcpus(threads.max(num_cpus())).mode(mode).build()?;
     let loaded = match engine.load(object.clone()) {
         Ok(loaded) => loaded,
-        Err(error) => return refused(args, error),
+        Err(error) => return refused(args, error, output),
     };
     for assignment in &args.map {
         fill_map(&loaded, assignment)?;
@@ -74,11 +74,11 @@ fn num_cpus() -> usize {
 }
 
 /// Shows why the object did not load; a rejection by the verifier is exit 1.
-fn refused(args: &RunArgs, error: skep::LoadError) -> Result<()> {
+fn refused(args: &RunArgs, error: skep::LoadError, output: Output) -> Result<()> {
     if !error.is_rejection() {
         return Err(anyhow::Error::new(error).context(args.object.display().to_string()));
     }
-    eprint!("{}", error.log());
+    crate::explain::eprint(&error, output);
     eprintln!("skep: {}: {error}", args.object.display());
     Err(Rejected.into())
 }

@@ -3,13 +3,15 @@
 //! One object prints a verdict per program; several print veristat's table. Rows come in the order of the command line,
 //! programs in the object's.
 
+mod compare;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
-use skep::{Object, VerifyReport};
+use skep::{Explanation, Object, VerifyReport};
 use skep_verifier::Options;
 
 use crate::args::{Output, VerifyArgs, VerifyOutput};
@@ -30,6 +32,7 @@ pub(crate) struct Row {
     states: u64,
     peak_states: u64,
     size: u64,
+    explanation: Option<Explanation>,
 }
 
 /// `success`, `failure` or `unreadable`.
@@ -51,7 +54,7 @@ impl Verdict {
 
 pub(crate) fn run(args: &VerifyArgs, output: Output) -> Result<()> {
     if args.compare {
-        return crate::compare::run(args, output);
+        return compare::run(args, output);
     }
     let form = if output.is_json() { VerifyOutput::Json } else { args.output };
     let several = args.objects.len() > 1 || form != VerifyOutput::Table;
@@ -85,7 +88,7 @@ fn verify_object(path: &Path, args: &VerifyArgs, several: bool, output: Output, 
     let object = Object::open(path)?;
     let shapes = object.shapes().with_context(|| path.display().to_string())?;
     let options = Options {
-        // Without a level asked for, the log is written for what is rejected, in a second pass: it takes most of the time.
+        // Without a level asked for, the log is written for what is rejected alone: it takes most of the time.
         log_level: args.log_level.unwrap_or(0) | if args.stats { Options::LOG_STATS } else { 0 },
         unprivileged: args.unpriv,
         ..Options::default()
@@ -99,11 +102,7 @@ fn verify_object(path: &Path, args: &VerifyArgs, several: bool, output: Output, 
             continue;
         }
         found = true;
-        let mut report = object.verify(index, &shapes, &options).with_context(|| path.display().to_string())?;
-        if report.verdict.is_err() && args.log_level.is_none() {
-            let options = Options { log_level: options.log_level | Options::LOG_LEVEL1, ..options.clone() };
-            report = object.verify(index, &shapes, &options).with_context(|| path.display().to_string())?;
-        }
+        let report = object.verify(index, &shapes, &options).with_context(|| path.display().to_string())?;
         let row = Row::new(path, &report, program.insns.len());
         if !several {
             output::print(&row.text(&report, args, output))?;
@@ -135,6 +134,7 @@ impl Row {
             states: u64::from(stats.total_states),
             peak_states: u64::from(stats.peak_states),
             size: u64::try_from(size).unwrap_or(u64::MAX),
+            explanation: report.explanation.clone(),
         }
     }
 
@@ -149,6 +149,7 @@ impl Row {
             states: 0,
             peak_states: 0,
             size: 0,
+            explanation: None,
         }
     }
 
@@ -162,11 +163,15 @@ impl Row {
             Verdict::Failure { errno, message } => (*errno, message.as_str()),
             Verdict::Unreadable { message } => (0, message.as_str()),
         };
-        json!({
+        let mut row = json!({
             "file": self.file, "prog": self.prog, "section": self.section, "verdict": self.verdict.name(),
             "errno": errno, "message": message, "insns": self.insns, "states": self.states,
             "peak_states": self.peak_states, "size": self.size, "duration_us": self.micros(),
-        })
+        });
+        if let Some(explanation) = &self.explanation {
+            row["explanation"] = crate::explain::json(explanation);
+        }
+        row
     }
 
     /// The verdict on a program of a single object, with the log that belongs to it.
@@ -177,6 +182,10 @@ impl Row {
             out.push_str(&report.log);
         } else if report.verdict.is_err() {
             out.push_str(tail(&report.log));
+        }
+        if let Some(explanation) = &self.explanation {
+            let gap = if out.is_empty() { "" } else { "\n" };
+            out.push_str(&format!("{gap}{}\n", explanation.render(output.colored())));
         }
         let (green, red, plain) = if output.colored() { ("\x1b[32m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
         // Writing to a string cannot fail.
