@@ -53,6 +53,8 @@ pub(super) struct Found {
     pub(super) times: u32,
     /// How the value was lost, where that has a meaning of its own.
     pub(super) lost: Option<Lost>,
+    /// The step of the path that was looked at last.
+    step: usize,
 }
 
 /// Ways in which a pointer is lost.
@@ -67,7 +69,7 @@ pub(super) enum Lost {
 impl Found {
     /// A step that the path passes once.
     pub(super) fn new(insn: u32, role: Role, what: String) -> Self {
-        Self { insn, role, what, times: 1, lost: None }
+        Self { insn, role, what, times: 1, lost: None, step: 0 }
     }
 }
 
@@ -81,6 +83,8 @@ pub(super) struct Slicer<'e, 'a> {
     view: Vec<Frame>,
     wanted: BTreeSet<Loc>,
     found: Vec<Found>,
+    /// The step that is being looked at.
+    step: usize,
 }
 
 /// A step being looked at.
@@ -107,7 +111,7 @@ impl<'e, 'a> Slicer<'e, 'a> {
     pub(super) fn new(env: &'e Env<'a>, trace: &'e Trace) -> Self {
         let view = trace.last().iter().map(|f| Frame::clone(f)).collect();
         let end = trace.steps().len().saturating_sub(1);
-        Self { env, trace, end, view, wanted: BTreeSet::new(), found: Vec::new() }
+        Self { env, trace, end, view, wanted: BTreeSet::new(), found: Vec::new(), step: 0 }
     }
 
     /// A walk from the state before step `end`.
@@ -199,11 +203,12 @@ impl<'e, 'a> Slicer<'e, 'a> {
                 break;
             }
             let step = steps[index];
+            self.step = index;
             let after: Vec<(Loc, Slot)> = self.wanted.iter().map(|&loc| (loc, self.value(loc))).collect();
             self.undo(index);
             let here = Here { index, insn: step.insn, frame: step.frame, next: steps.get(index + 1).map(|s| s.insn) };
             for (loc, after) in after {
-                self.step(here, loc, &after);
+                self.look_at(here, loc, &after);
             }
         }
         self.entry();
@@ -212,6 +217,7 @@ impl<'e, 'a> Slicer<'e, 'a> {
 
     /// What is still looked for came in from outside.
     fn entry(&mut self) {
+        self.step = usize::MAX;
         let Some(first) = self.trace.steps().first().filter(|_| !self.trace.is_cut()) else { return };
         let sub = self.env.subprog_at(first.insn);
         for loc in std::mem::take(&mut self.wanted) {
@@ -250,13 +256,18 @@ impl<'e, 'a> Slicer<'e, 'a> {
     }
 
     fn push(&mut self, insn: u32, role: Role, what: String) {
-        if let Some(seen) = self.found.iter_mut().find(|f| f.insn == insn && f.role == role) {
-            if seen.what == what || role != Role::Entry {
+        let step = self.step;
+        let seen =
+            self.found.iter_mut().find(|f| f.insn == insn && f.role == role && (f.step != step || f.what == what));
+        match seen {
+            // Met again in another turn of a loop; what is shown is the turn nearest to the failure.
+            Some(seen) if seen.step != step => {
+                seen.step = step;
                 seen.times += 1;
-                return;
             }
+            Some(_) => {}
+            None => self.found.push(Found { step, ..Found::new(insn, role, what) }),
         }
-        self.found.push(Found::new(insn, role, what));
     }
 
     fn push_lost(&mut self, insn: u32, lost: Lost, what: String) {
@@ -267,7 +278,7 @@ impl<'e, 'a> Slicer<'e, 'a> {
     }
 
     /// One step and one place: who made it what it is after the step?
-    fn step(&mut self, here: Here, loc: Loc, after: &Slot) {
+    fn look_at(&mut self, here: Here, loc: Loc, after: &Slot) {
         let Some(insn) = self.env.insn_at(here.insn) else { return };
         let changed = !same(&self.value(loc), after);
         match insn {
@@ -475,7 +486,7 @@ impl<'e, 'a> Slicer<'e, 'a> {
     fn call(&mut self, here: Here, target: CallTarget, loc: Loc, after: &Slot, changed: bool) {
         let callee = self.env.callee(here.insn, target);
         if loc.frame > here.frame {
-            return self.into_function(here, &callee, loc, after);
+            return self.entered_function(here, &callee, loc, after);
         }
         let own = loc.frame == here.frame;
         let value = self.env.describe(&after.reg);
@@ -528,7 +539,7 @@ impl<'e, 'a> Slicer<'e, 'a> {
     }
 
     /// The place belongs to a function that this call entered.
-    fn into_function(&mut self, here: Here, callee: &str, loc: Loc, after: &Slot) {
+    fn entered_function(&mut self, here: Here, callee: &str, loc: Loc, after: &Slot) {
         let At::Reg(n) = loc.at else { return };
         self.wanted.remove(&loc);
         let sub = here.next.map_or(0, |next| self.env.subprog_at(next));

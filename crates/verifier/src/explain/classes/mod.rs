@@ -181,7 +181,7 @@ fn captures<'m>(pattern: &'static str, message: &'m str) -> Option<Captures<'m>>
             rest.find(stop)?
         };
         let (value, left) = rest.split_at(end);
-        if name == "reg" && value.parse::<u8>().is_ok_and(|n| n > 10) || name == "reg" && value.parse::<u8>().is_err() {
+        if name == "reg" && !value.parse::<u8>().is_ok_and(|n| n <= 10) {
             return None;
         }
         found.push((name, value));
