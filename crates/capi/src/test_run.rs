@@ -55,6 +55,8 @@ pub struct TestRunOpts {
 /// # Safety
 /// The pointers in `opts` are as the header says.
 unsafe fn run(fd: c_int, opts: &mut TestRunOpts) -> Result<(), Errno> {
+    // What a failed run says of its result.
+    (opts.retval, opts.duration) = (0, 0);
     let one_sided = |size: u32, null: bool| (size != 0) == null;
     if one_sided(opts.ctx_size_in, opts.ctx_in.is_null()) || one_sided(opts.ctx_size_out, opts.ctx_out.is_null()) {
         return Err(Errno::EINVAL);

@@ -86,10 +86,11 @@ fn section_kind(section: &Section<'_>) -> Option<MapKind> {
 
 fn internal_map(section: &str, kind: MapKind, object: &str, size: u32) -> MapSpec {
     let mut map = blank(section, kind);
-    // A name with a second dot, or of per-CPU data, stands alone; the others carry as much of the object's as fits.
+    // A name with a second dot, or of per-CPU data, stands alone; the others carry as much of the object's as fits beside
+    // the longest of them, `.rodata`.
     let alone = kind == MapKind::PerCpu || section.get(1..).is_some_and(|rest| rest.contains('.'));
     if !alone {
-        let room = 15usize.saturating_sub(section.len());
+        let room = 15usize.saturating_sub(section.len().max(7));
         let prefix: String = object.chars().take(room).collect();
         map.kernel_name = kernel_name(&format!("{prefix}{section}"));
     }

@@ -219,6 +219,16 @@ fn data_sections_are_maps() {
 }
 
 #[test]
+fn data_sections_carry_eight_bytes_of_a_long_name() {
+    let elf = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/c/data.bpf.o")).unwrap();
+    let object = skep_object::parse(&elf, "quite_a_long_name.bpf.o").unwrap();
+    // As libbpf has it: as much as fits beside `.rodata`, whatever the section.
+    for name in ["quite_a_.rodata", "quite_a_.data", "quite_a_.bss"] {
+        assert!(object.maps.iter().any(|m| m.kernel_name == name), "{name}");
+    }
+}
+
+#[test]
 fn variables_have_places_and_initial_values() {
     let object = open("data");
     let value = |name: &str| {

@@ -359,7 +359,7 @@ fn map_name(map: &NamedMap<'_>, object: &str) -> String {
     if stands_alone {
         return section.clone();
     }
-    let room = 15usize.saturating_sub(section.len());
+    let room = 15usize.saturating_sub(section.len().max(7));
     format!("{}{section}", object.get(..room).unwrap_or(object))
 }
 

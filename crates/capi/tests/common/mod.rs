@@ -1,6 +1,6 @@
 //! C programs built against the header and the library that this test run built, and run.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
-#![expect(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
