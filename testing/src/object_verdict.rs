@@ -15,6 +15,8 @@ use skep_verifier::{
 use crate::kernel_object::{KernelError, KernelObject};
 use crate::verdict::{Verdict, last_message};
 
+/// Inner maps are taken as without special fields.
+static NO_FIELDS: Option<Vec<RecordField>> = Some(Vec::new());
 /// `BPF_F_RDONLY_PROG`.
 const RDONLY_PROG: u32 = 1 << 7;
 
@@ -23,7 +25,7 @@ const RDONLY_PROG: u32 = 1 << 7;
 /// # Errors
 /// The section names no program type, or a map has a type or fields that are unknown.
 pub fn our_verdict(object: &ObjectSpec, program: usize, log_level: u32) -> Result<(Verdict, String, Stats), String> {
-    let records = object.maps.iter().map(|map| record(object, map)).collect::<Result<Vec<_>, _>>()?;
+    let records: Vec<_> = object.maps.iter().map(|map| record(object, map)).collect();
     let maps = object.maps.iter().zip(&records).map(|(map, record)| shape(map, record));
     let maps = maps.collect::<Result<Vec<_>, _>>()?;
     let program = &object.programs[program];
@@ -99,14 +101,15 @@ fn is_gpl_compatible(license: &str) -> bool {
     ["GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"].contains(&license)
 }
 
-fn record(object: &ObjectSpec, map: &MapSpec) -> Result<Vec<RecordField>, String> {
+/// The value's special fields; `None` for types that no kernel takes, without which the map is then made.
+fn record(object: &ObjectSpec, map: &MapSpec) -> Option<Vec<RecordField>> {
     match (object.btf.as_deref(), map.value_type) {
-        (Some(btf), Some(id)) => value_record(btf, id).map_err(|error| format!("map '{}': {error}", map.name)),
-        _ => Ok(Vec::new()),
+        (Some(btf), Some(id)) => value_record(btf, id).ok(),
+        _ => Some(Vec::new()),
     }
 }
 
-fn shape<'a>(map: &'a MapSpec, record: &'a [RecordField]) -> Result<MapShape<'a>, String> {
+fn shape<'a>(map: &'a MapSpec, record: &'a Option<Vec<RecordField>>) -> Result<MapShape<'a>, String> {
     let unknown = || format!("map '{}' has the unknown type {}", map.name, map.map_type);
     let read_only = map.kind.is_read_only();
     Ok(MapShape {
@@ -118,9 +121,9 @@ fn shape<'a>(map: &'a MapSpec, record: &'a [RecordField]) -> Result<MapShape<'a>
         flags: map.map_flags | if read_only { RDONLY_PROG } else { 0 },
         frozen: read_only,
         contents: if read_only { map.initial_value() } else { None },
-        record: Cow::Borrowed(record),
-        btf_value_type_id: map.value_type.map_or(0, |id| id.0),
-        inner: map.inner.as_deref().map(|inner| shape(inner, &[]).map(Box::new)).transpose()?,
+        record: Cow::Borrowed(record.as_deref().unwrap_or_default()),
+        btf_value_type_id: map.value_type.filter(|_| record.is_some()).map_or(0, |id| id.0),
+        inner: map.inner.as_deref().map(|inner| shape(inner, &NO_FIELDS).map(Box::new)).transpose()?,
         id: 0,
     })
 }

@@ -12,6 +12,7 @@ mod encode;
 pub mod errno;
 pub mod flags;
 pub mod helper;
+pub mod kfunc;
 pub mod insn;
 pub mod opcode;
 pub mod types;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use skep_abi::RawInsn;
-use skep_btf::{BtfExt, CoreRelo, FuncInfo, LineInfo};
+use skep_btf::{Btf, BtfExt, CoreRelo, FuncInfo, LineInfo};
 
 use crate::code::{Function, Functions, MAX_INSNS};
 use crate::elf::Elf;
@@ -29,6 +29,7 @@ pub(crate) struct Linker<'a> {
     pub(crate) functions: &'a Functions,
     pub(crate) references: &'a [Vec<Reference>],
     pub(crate) infos: Infos<'a>,
+    pub(crate) btf: Option<&'a Btf>,
 }
 
 /// `.BTF.ext` by section.
@@ -132,8 +133,25 @@ impl Linker<'_> {
             ksyms: Vec::new(),
         };
         let mut starts: HashMap<usize, usize> = HashMap::new();
+        self.link_from(&mut program, &mut starts, index)?;
+        // No call leads to the handler of exceptions; a program that calls it all the same is refused by the verifier.
+        if let Some(handler) = self.exception_callback(&program).filter(|handler| !starts.contains_key(handler)) {
+            self.link_from(&mut program, &mut starts, handler)?;
+        }
+        Ok(program)
+    }
+
+    /// The function that a declaration tag of the program's own function names (`__exception_cb`).
+    fn exception_callback(&self, program: &ProgramSpec) -> Option<usize> {
+        let main = program.subprogs.first()?.type_id?;
+        let name = self.btf?.decl_tags(main, -1).find_map(|tag| tag.strip_prefix("exception_callback:"))?;
+        self.functions.all.iter().position(|function| !function.is_local && function.name == name)
+    }
+
+    /// Appends the function `root` and what it reaches.
+    fn link_from(&self, program: &mut ProgramSpec, starts: &mut HashMap<usize, usize>, root: usize) -> Result<()> {
         // Depth first with a stack of its own: a function, where it starts, and its next reference.
-        let mut stack = vec![(index, self.append(&mut program, &mut starts, index)?, 0usize)];
+        let mut stack = vec![(root, self.append(program, starts, root)?, 0usize)];
         while let Some((at, start, next)) = stack.last_mut() {
             let (at, start) = (*at, *start);
             let Some(reference) = self.references.get(at).and_then(|refs| refs.get(*next)) else {
@@ -146,17 +164,17 @@ impl Linker<'_> {
                 let to_start = match starts.get(&to) {
                     Some(&to_start) => to_start,
                     None => {
-                        let to_start = self.append(&mut program, &mut starts, to)?;
+                        let to_start = self.append(program, starts, to)?;
                         stack.push((to, to_start, 0));
                         to_start
                     }
                 };
                 point(&mut program.insns, slot, to_start, matches!(reference.target, Target::Call(_)))?;
             } else {
-                fix(&mut program, slot, &reference.target)?;
+                fix(program, slot, &reference.target)?;
             }
         }
-        Ok(program)
+        Ok(())
     }
 
     /// Appends a function and its records; where it starts.

@@ -31,7 +31,9 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<ObjectSpec> {
         externs: &externs,
     };
     let references = relocate::collect(&context)?;
-    let linker = Linker { elf: &elf, functions: &functions, references: &references, infos: Infos::new(&ext)? };
+    let infos = Infos::new(&ext)?;
+    let linker =
+        Linker { elf: &elf, functions: &functions, references: &references, infos, btf: btf.as_deref() };
     let programs = linker.link()?;
     maps::resolve_slots(&elf, &defined, &mut map_specs, &programs)?;
     Ok(ObjectSpec {

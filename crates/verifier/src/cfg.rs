@@ -93,6 +93,9 @@ impl Env<'_> {
                 return Err(self.reject(Errno::EPERM, RejectionKind::Safety, text.to_owned()));
             }
             if kfunc {
+                if self.kfunc(raw.imm).is_some_and(|proto| proto.has(skep_abi::kfunc::flags::DEVICE)) {
+                    return Err(self.malformed("metadata kfuncs require device-bound program".to_owned()));
+                }
                 continue;
             }
             let target = i64::try_from(at).unwrap_or(i64::MAX).saturating_add(1 + i64::from(raw.imm));
@@ -106,7 +109,8 @@ impl Env<'_> {
                 starts.insert(place, target);
             }
         }
-        if let Some(at) = self.exception_callback_start()
+        let handler = self.find_exception_callback()?;
+        if let Some(at) = handler
             && let Err(place) = starts.binary_search(&at)
         {
             starts.insert(place, at);
@@ -121,6 +125,11 @@ impl Env<'_> {
                 ..SubprogInfo::default()
             })
             .collect();
+        if let Some(sub) = handler.and_then(|at| starts.binary_search(&at).ok()) {
+            self.exception_callback = u32::try_from(sub).ok();
+            let info = &mut self.subprogs[sub];
+            (info.is_cb, info.is_async_cb, info.is_exception_cb) = (true, true, true);
+        }
         if self.level2() {
             for (i, start) in starts.iter().enumerate() {
                 log!(self, "func#{i} @{start}\n");

@@ -3,10 +3,13 @@
 //! Owns every mutable part of a run of the verifier. Invariant: a refusal is made by [`Env::reject`] alone, which both logs the
 //! message and returns it. Kernel counterpart: `struct bpf_verifier_env`, include/linux/bpf_verifier.h, 6.18.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::rc::Rc;
 
 use skep_abi::Errno;
 use skep_abi::Insn;
+use skep_abi::kfunc::KfuncProto;
 
 use crate::explain::trace::Trace;
 use crate::explore::Pending;
@@ -14,11 +17,11 @@ use crate::live_stack::LiveStack;
 use crate::log::Log;
 use crate::loops::Visits;
 use crate::precision::Backtrack;
-use crate::spec::{MapShape, Options, ProgramSpec};
+use crate::spec::{FieldKind, MapShape, Options, ProgramSpec, RecordField};
 use crate::state::frame::State;
 use crate::state::reg::{Extra, Reg};
 use crate::states::States;
-use crate::verified::{InsnFacts, RejectionKind, Stats};
+use crate::verified::{InsnFacts, InsnIdx, Need, RejectionKind, Stats};
 
 /// A refusal on its way up.
 #[derive(Debug)]
@@ -78,6 +81,7 @@ pub(crate) struct SubprogInfo {
     pub(crate) is_global: bool,
     pub(crate) is_cb: bool,
     pub(crate) is_async_cb: bool,
+    pub(crate) is_exception_cb: bool,
     pub(crate) called: bool,
     pub(crate) has_tail_call: bool,
     pub(crate) tail_call_reachable: bool,
@@ -130,6 +134,14 @@ pub(crate) struct Env<'a> {
     pub(crate) loud: Option<&'a Options>,
     /// The path being walked, where a refusal is to be explained.
     pub(crate) trace: Option<Box<Trace>>,
+    /// Parallel to the program's list of kernel functions; absent where the table has none of that name.
+    pub(crate) kfuncs: Vec<Option<&'static KfuncProto>>,
+    /// Special fields of the program's structs that were looked at.
+    pub(crate) records: BTreeMap<u32, Rc<[RecordField]>>,
+    /// Structs among them that have a lock.
+    pub(crate) locked_types: Vec<u32>,
+    /// What the program needs that only the kernel has.
+    pub(crate) needs: Vec<Need>,
 }
 
 /// What the log printed last, to align and not to repeat.
@@ -215,6 +227,36 @@ impl<'a> Env<'a> {
         let Extra::Map { map, inner, .. } = reg.extra else { return None };
         let shape = self.spec.maps.get(map as usize)?;
         if inner { shape.inner.as_deref() } else { Some(shape) }
+    }
+
+    /// The special fields of what a register points to: of a map value, or of an object of the program.
+    pub(crate) fn record_of(&mut self, reg: &Reg) -> Rc<[RecordField]> {
+        match reg.extra {
+            Extra::Map { .. } => self.map_of(reg).map_or_else(|| Rc::from([]), |shape| Rc::from(&*shape.record)),
+            Extra::Btf(id) => self.struct_record(id),
+            _ => Rc::from([]),
+        }
+    }
+
+    /// The special fields of a struct of the program.
+    pub(crate) fn struct_record(&mut self, id: u32) -> Rc<[RecordField]> {
+        if let Some(known) = self.records.get(&id) {
+            return Rc::clone(known);
+        }
+        let fields = self.spec.btf.and_then(|btf| crate::record::struct_record(btf, skep_btf::TypeId(id)).ok());
+        let fields: Rc<[RecordField]> = Rc::from(fields.unwrap_or_default());
+        if fields.iter().any(|field| matches!(field.kind, FieldKind::SpinLock | FieldKind::ResSpinLock)) {
+            self.locked_types.push(id);
+        }
+        self.records.insert(id, Rc::clone(&fields));
+        fields
+    }
+
+    /// Notes that running the program takes something that this engine does not have.
+    pub(crate) fn need(&mut self, what: &str) {
+        if !self.needs.iter().any(|need| need.what == what) {
+            self.needs.push(Need { insn: InsnIdx(self.insn), what: what.to_owned() });
+        }
     }
 
     /// The subprogram that contains `insn`.

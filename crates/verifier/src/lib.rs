@@ -32,11 +32,14 @@ mod verify;
 pub use check::kfunc::has_kfunc;
 pub use explain::{Category, Cause, Explanation, Place, Role, Source};
 pub use log::Log;
-pub use record::{RecordError, value_record};
+pub use record::{RecordError, struct_record, value_record};
 pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite};
-pub use spec::{FieldKind, HelperTable, KfuncRef, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField};
+pub use spec::{
+    FieldKind, FieldTarget, HelperTable, KfuncRef, MapShape, ObjectType, Options, Profile, ProgFlags, ProgramSpec,
+    RecordField,
+};
 pub use verified::{
-    AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Poke, Rejection, RejectionKind, SockKind, Stats,
+    AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Rejection, RejectionKind, SockKind, Stats,
     Subprog, Verified, Xlated,
 };
 pub use verify::{Refusal, verify, verify_explained};

@@ -162,6 +162,10 @@ impl Env<'_> {
             let _ = write!(out, "{sep}ref_obj_id={}", reg.ref_obj_id);
             sep = ",";
         }
+        if reg.ty.is_non_owning() {
+            let _ = write!(out, "{sep}non_own_ref");
+            sep = ",";
+        }
         if reg.ty.is_map()
             && let Some(shape) = self.map_of(reg)
         {

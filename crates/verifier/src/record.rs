@@ -6,7 +6,7 @@
 
 use skep_btf::{Btf, Kind, TypeData, TypeId};
 
-use crate::spec::{FieldKind, RecordField};
+use crate::spec::{FieldKind, FieldTarget, ObjectType, RecordField};
 
 /// Fields that a record may have (`BTF_FIELDS_MAX`).
 const MAX_FIELDS: usize = 11;
@@ -45,6 +45,20 @@ pub enum RecordError {
     /// More fields than the kernel keeps.
     #[error("the value has more than {MAX_FIELDS} special fields")]
     TooMany,
+    /// A list head or a tree root that does not say what it holds, or says it wrongly.
+    #[error("{kind} at offset {offset} does not name a struct and a node of it (contains:STRUCT:NODE)")]
+    Contains {
+        /// The field's struct.
+        kind: &'static str,
+        /// Its place in the value.
+        offset: u32,
+    },
+    /// A list head or a tree root without a lock beside it.
+    #[error("the value has lists or trees and no bpf_spin_lock")]
+    NoLock,
+    /// A struct that is a node of a list and of a tree and counts no references.
+    #[error("the struct has nodes of a list and of a tree and no bpf_refcount")]
+    NoRefcount,
     /// Not at a multiple of its alignment.
     #[error("{kind} at offset {offset} is not aligned")]
     Misaligned {
@@ -65,13 +79,36 @@ pub fn value_record(btf: &Btf, id: TypeId) -> Result<Vec<RecordField>, RecordErr
     match btf.get(id).map(|ty| &ty.data) {
         Some(TypeData::DataSec(_)) => {
             for (_, var) in btf.data_sec_vars(id) {
-                collect(btf, variable_type(btf, var.ty), var.offset, 0, &mut fields)?;
+                let tagged = Tagged { owner: var.ty, component: -1 };
+                collect(btf, variable_type(btf, var.ty), var.offset, tagged, 0, &mut fields)?;
             }
         }
         Some(TypeData::Struct(_)) => members(btf, id, 0, 0, &mut fields)?,
         _ => {}
     }
+    check_whole(fields)
+}
+
+/// The special fields of an object of the struct `id`.
+///
+/// # Errors
+/// As for [`value_record`].
+pub fn struct_record(btf: &Btf, id: TypeId) -> Result<Vec<RecordField>, RecordError> {
+    let mut fields = Vec::new();
+    members(btf, btf.resolve(id), 0, 0, &mut fields)?;
+    check_whole(fields)
+}
+
+/// Rules over all fields of a record.
+fn check_whole(mut fields: Vec<RecordField>) -> Result<Vec<RecordField>, RecordError> {
     fields.sort_by_key(|field| field.offset);
+    let has = |kinds: &[FieldKind]| fields.iter().any(|field| kinds.contains(&field.kind));
+    if has(&[FieldKind::ListHead, FieldKind::RbRoot]) && !has(&[FieldKind::SpinLock, FieldKind::ResSpinLock]) {
+        return Err(RecordError::NoLock);
+    }
+    if has(&[FieldKind::ListNode]) && has(&[FieldKind::RbNode]) && !has(&[FieldKind::Refcount]) {
+        return Err(RecordError::NoRefcount);
+    }
     for (_, kind, unique) in BY_NAME {
         if unique && fields.iter().filter(|field| field.kind == kind).count() > 1 {
             return Err(RecordError::Duplicate(kind.name()));
@@ -87,17 +124,32 @@ fn variable_type(btf: &Btf, id: TypeId) -> TypeId {
     }
 }
 
+/// Where declaration tags of a field are: a member of a struct, or a variable.
+#[derive(Clone, Copy)]
+struct Tagged {
+    owner: TypeId,
+    component: i32,
+}
+
 fn members(btf: &Btf, id: TypeId, base: u32, nesting: u32, out: &mut Vec<RecordField>) -> Result<(), RecordError> {
-    for (_, member) in btf.members(id) {
+    for (component, (_, member)) in (0..).zip(btf.members(id)) {
+        let tagged = Tagged { owner: id, component };
         if member.bitfield_size == 0 && member.bit_offset % 8 == 0 {
-            collect(btf, member.ty, base.saturating_add(member.bit_offset / 8), nesting, out)?;
+            collect(btf, member.ty, base.saturating_add(member.bit_offset / 8), tagged, nesting, out)?;
         }
     }
     Ok(())
 }
 
 /// The fields in something of type `id` at `offset`.
-fn collect(btf: &Btf, id: TypeId, offset: u32, nesting: u32, out: &mut Vec<RecordField>) -> Result<(), RecordError> {
+fn collect(
+    btf: &Btf,
+    id: TypeId,
+    offset: u32,
+    tagged: Tagged,
+    nesting: u32,
+    out: &mut Vec<RecordField>,
+) -> Result<(), RecordError> {
     let mut id = btf.skip_qualifiers(id);
     let mut count = 1u32;
     // Arrays of fields count element by element; a zero-length array holds none.
@@ -105,7 +157,7 @@ fn collect(btf: &Btf, id: TypeId, offset: u32, nesting: u32, out: &mut Vec<Recor
         count = count.saturating_mul(array.nelems);
         id = btf.skip_qualifiers(array.elem);
     }
-    let Some((kind, size)) = field_of(btf, id) else {
+    let Some((kind, size, target)) = field_of(btf, id) else {
         if btf.kind(id) == Kind::Struct && nesting < MAX_NESTING && count > 0 {
             let size = btf.size_of(id).unwrap_or(0);
             let mut inner = Vec::new();
@@ -123,10 +175,26 @@ fn collect(btf: &Btf, id: TypeId, offset: u32, nesting: u32, out: &mut Vec<Recor
     if !offset.is_multiple_of(align) {
         return Err(RecordError::Misaligned { kind: kind.name(), offset });
     }
+    let target = match kind {
+        FieldKind::ListHead => nodes(btf, tagged, "bpf_list_node"),
+        FieldKind::RbRoot => nodes(btf, tagged, "bpf_rb_node"),
+        _ => Some(target),
+    };
+    let target = target.ok_or(RecordError::Contains { kind: kind.name(), offset })?;
     for index in 0..count {
-        push(RecordField { kind, offset: offset.saturating_add(index.saturating_mul(size)), size }, out)?;
+        push(RecordField { kind, offset: offset.saturating_add(index.saturating_mul(size)), size, target }, out)?;
     }
     Ok(())
+}
+
+/// What a head or root holds, by its tag `contains:STRUCT:NODE`.
+fn nodes(btf: &Btf, tagged: Tagged, node_type: &str) -> Option<FieldTarget> {
+    let mut tags = btf.decl_tags(tagged.owner, tagged.component).filter_map(|tag| tag.strip_prefix("contains:"));
+    let (name, node) = tags.next()?.split_once(':')?;
+    let object = btf.find(name, Kind::Struct).filter(|_| tags.next().is_none())?;
+    let (_, member) = btf.members(object).find(|(member, _)| *member == node)?;
+    let is_node = btf.name(btf.skip_qualifiers(member.ty)) == node_type;
+    (is_node && member.bitfield_size == 0).then_some(FieldTarget::Nodes { object, node: member.bit_offset / 8 })
 }
 
 fn push(field: RecordField, out: &mut Vec<RecordField>) -> Result<(), RecordError> {
@@ -138,16 +206,23 @@ fn push(field: RecordField, out: &mut Vec<RecordField>) -> Result<(), RecordErro
 }
 
 /// The kind and size of a field of this type, if it is one.
-fn field_of(btf: &Btf, id: TypeId) -> Option<(FieldKind, u32)> {
+fn field_of(btf: &Btf, id: TypeId) -> Option<(FieldKind, u32, FieldTarget)> {
     match &btf.get(id)?.data {
         TypeData::Struct(composite) => {
             let name = btf.name(id);
-            BY_NAME.iter().find(|(known, ..)| *known == name).map(|(_, kind, _)| (*kind, composite.size))
+            let found = BY_NAME.iter().find(|(known, ..)| *known == name);
+            found.map(|(_, kind, _)| (*kind, composite.size, FieldTarget::None))
         }
         TypeData::Ptr(to) => {
             let TypeData::TypeTag { .. } = &btf.get(*to)?.data else { return None };
             let tag = btf.name(*to);
-            BY_TAG.iter().find(|(known, _)| *known == tag).map(|(_, kind)| (*kind, POINTER_SIZE))
+            let (_, kind) = BY_TAG.iter().find(|(known, _)| *known == tag)?;
+            let pointee = btf.resolve(*to);
+            let object = match skep_abi::kfunc::kernel_type(btf.name(pointee)) {
+                Some(number) => ObjectType::Kernel(number),
+                None => ObjectType::Local(pointee),
+            };
+            Some((*kind, POINTER_SIZE, FieldTarget::Object(object)))
         }
         _ => None,
     }
@@ -182,7 +257,7 @@ mod tests {
     #[test]
     fn a_lock_is_found_where_it_lies() {
         let (btf, id) = value(8, 1);
-        assert_eq!(value_record(&btf, id).unwrap(), [RecordField { kind: FieldKind::SpinLock, offset: 8, size: 4 }]);
+        assert_eq!(value_record(&btf, id).unwrap(), [RecordField { kind: FieldKind::SpinLock, offset: 8, size: 4, target: FieldTarget::None }]);
         let (btf, id) = value(8, 0);
         assert_eq!(value_record(&btf, id).unwrap(), []);
     }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use skep_abi::ctx::CtxLayout;
 use skep_abi::helper::HelperProto;
 use skep_abi::{AttachType, MapType, ProgType, RawInsn};
-use skep_btf::{Btf, FuncInfo, LineInfo};
+use skep_btf::{Btf, FuncInfo, LineInfo, TypeId};
 
 /// Flags of a program load, as `BPF_F_*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,33 @@ pub struct RecordField {
     pub offset: u32,
     /// Size in bytes.
     pub size: u32,
+    /// What it leads to.
+    pub target: FieldTarget,
+}
+
+/// A type of objects: of the program, or of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ObjectType {
+    /// A struct of the program's BTF.
+    Local(TypeId),
+    /// A number in [`skep_abi::kfunc::KERNEL_TYPES`].
+    Kernel(u16),
+}
+
+/// What a special field leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FieldTarget {
+    /// Nothing.
+    None,
+    /// A kptr: objects of this type.
+    Object(ObjectType),
+    /// A list head or tree root: objects of this type, linked by the node at this offset.
+    Nodes {
+        /// Struct of the program's BTF.
+        object: TypeId,
+        /// Byte offset of the `bpf_list_node` or `bpf_rb_node` in it.
+        node: u32,
+    },
 }
 
 /// Kinds of special fields (`enum btf_field_type`).

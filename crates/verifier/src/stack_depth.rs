@@ -50,12 +50,21 @@ impl Env<'_> {
                 continue;
             }
             top.at += 1;
-            let Some(callee) = self.called_at(at) else { continue };
-            if self.subprogs[callee].is_async_cb && matches!(self.insn_at(at), Some(Insn::LdImm64 { .. })) {
-                if self.subprogs[callee].has_tail_call {
-                    return Err(reject!(self, EFAULT, "insn {at} cannot call exception cb directly"));
-                }
+            if self.is_throw(at) {
+                self.check_throwing_chain(&chain, at)?;
                 continue;
+            }
+            let Some(callee) = self.called_at(at) else { continue };
+            if self.subprogs[callee].is_async_cb {
+                if self.subprogs[callee].has_tail_call {
+                    return Err(crate::env::internal!(self, "insn {at}: subprog has tail_call and async cb"));
+                }
+                if matches!(self.insn_at(at), Some(Insn::LdImm64 { .. })) {
+                    continue;
+                }
+                if self.subprogs[callee].is_exception_cb {
+                    return Err(reject!(self, EINVAL, "insn {at} cannot call exception cb directly"));
+                }
             }
             if self.subprogs[sub].has_tail_call && depth >= MAX_TAIL_CALL_STACK {
                 return Err(self.tail_call_depth(depth));
@@ -77,6 +86,13 @@ impl Env<'_> {
             self.check_depth(&chain)?;
         }
         Ok(())
+    }
+
+    /// A callback runs inside a helper, whose frame throwing would skip.
+    fn check_throwing_chain(&mut self, chain: &[Level], at: u32) -> Check {
+        let Some(callback) = chain.iter().find(|level| self.subprogs[level.sub].is_cb) else { return Ok(()) };
+        let sub = callback.sub;
+        Err(reject!(self, EINVAL, "bpf_throw kfunc (insn {at}) cannot be called from callback subprog {sub}"))
     }
 
     fn tail_call_depth(&mut self, depth: u32) -> Box<crate::env::Reject> {

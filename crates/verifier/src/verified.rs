@@ -168,6 +168,9 @@ pub struct InsnFacts {
     pub const_key: Const,
     /// Calls with a callback: the subprogram passed, if always the same.
     pub callback: Const,
+    /// Kernel functions on objects: the struct that `bpf_obj_new` makes, the offset of the node that goes into a list or
+    /// tree, the offset of the counter of `bpf_refcount_acquire`.
+    pub object: Const,
     /// `bpf_loop`: flags are 0 and the callback is fixed, so the call may be inlined.
     pub loop_inline: bool,
     /// A conditional jump that is always taken, or never; `None` when both were seen.
@@ -210,6 +213,16 @@ pub struct Subprog {
     pub might_sleep: bool,
 }
 
+/// Something that an accepted program uses and this engine cannot run: the verdict holds, a load is refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("insn {}: this engine cannot run {what}", insn.0)]
+pub struct Need {
+    /// Where it is used first.
+    pub insn: InsnIdx,
+    /// What it is: a kernel function, a kind of object.
+    pub what: String,
+}
+
 /// A verified program and what was learnt of it.
 #[derive(Clone, Debug)]
 pub struct Verified {
@@ -218,6 +231,7 @@ pub struct Verified {
     subprogs: Vec<Subprog>,
     stats: Stats,
     unprivileged: bool,
+    needs: Vec<Need>,
 }
 
 /// Shows that a caller has taken on the duty of [`Verified::assume`].
@@ -242,8 +256,9 @@ impl Verified {
         subprogs: Vec<Subprog>,
         stats: Stats,
         unprivileged: bool,
+        needs: Vec<Need>,
     ) -> Self {
-        Self { insns, facts, subprogs, stats, unprivileged }
+        Self { insns, facts, subprogs, stats, unprivileged, needs }
     }
 
     /// Takes a program as verified without looking at it; see [`AssumeVerified`].
@@ -275,7 +290,7 @@ impl Verified {
                 ..Subprog::default()
             })
             .collect();
-        Self { insns, facts, subprogs, stats: Stats::default(), unprivileged: false }
+        Self { insns, facts, subprogs, stats: Stats::default(), unprivileged: false, needs: Vec::new() }
     }
 
     /// The program, as it was given.
@@ -306,6 +321,13 @@ impl Verified {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// What the program uses that this engine cannot run. [`crate::rewrite`] refuses a program that has any, so that
+    /// what is accepted and what is run are two things by type.
+    #[must_use]
+    pub fn needs(&self) -> &[Need] {
+        &self.needs
     }
 
     /// Whether unprivileged rules were applied.

@@ -3,6 +3,7 @@
 //! Owns the sequence from a program to its verdict. Invariant: what is returned as verified went through every pass. Kernel
 //! counterpart: `bpf_check`, kernel/bpf/verifier.c, 6.18.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -139,6 +140,10 @@ impl<'a> Env<'a> {
             stop: options.profile.max_processed,
             loud: None,
             trace: None,
+            kfuncs: spec.kfuncs.iter().map(|kfunc| skep_abi::kfunc::kfunc(&kfunc.name)).collect(),
+            records: BTreeMap::new(),
+            locked_types: Vec::new(),
+            needs: Vec::new(),
         }
     }
 
@@ -180,11 +185,6 @@ impl<'a> Env<'a> {
         let Some(btf) = self.spec.btf.filter(|_| !self.spec.func_info.is_empty()) else {
             return self.check_abnormal_returns();
         };
-        let main = self.spec.func_info.iter().find(|f| f.insn_off == 0).map(|f| f.type_id);
-        if main.is_some_and(|id| btf.decl_tags(id, -1).any(|t| t.starts_with("exception_callback:"))) {
-            let text = "exception callbacks are not supported".to_owned();
-            return Err(self.reject(Errno::ENOTSUPP, RejectionKind::Unsupported, text));
-        }
         for i in 0..self.subprogs.len() {
             let start = self.subprogs[i].start;
             let Some(info) = self.spec.func_info.iter().find(|f| f.insn_off == start) else {
@@ -198,30 +198,7 @@ impl<'a> Env<'a> {
             let global = matches!(ty.data, skep_btf::TypeData::Func { linkage: skep_btf::Linkage::Global, .. });
             sub.is_global = i > 0 && global;
         }
-        self.check_exception_callback(btf)?;
         self.check_abnormal_returns()
-    }
-
-    /// A program's own handler of exceptions (`__exception_cb`) is entered by throwing alone.
-    fn check_exception_callback(&mut self, btf: &skep_btf::Btf) -> Check {
-        let main = self.spec.func_info.iter().find(|info| info.insn_off == 0);
-        let tag = main
-            .and_then(|main| btf.decl_tags(main.type_id, -1).find_map(|tag| tag.strip_prefix("exception_callback:")));
-        let Some(name) = tag else { return Ok(()) };
-        let text = match self.subprogs.iter().find(|sub| sub.name == name).map(|sub| i64::from(sub.start)) {
-            None => "exception callback type id not found in func_info".to_owned(),
-            Some(start) => {
-                // BPF_JMP | BPF_CALL with BPF_PSEUDO_CALL.
-                let calls = |(at, raw): &(i64, &skep_abi::RawInsn)| {
-                    raw.code == 0x85 && raw.src == 1 && at + 1 + i64::from(raw.imm) == start
-                };
-                match (0..).zip(self.spec.insns).find(calls) {
-                    None => return Ok(()),
-                    Some((at, _)) => format!("insn {at} cannot call exception cb directly"),
-                }
-            }
-        };
-        Err(self.reject(Errno::EINVAL, RejectionKind::Malformed, text))
     }
 
     /// Functions that may be left by a failed packet load or by a tail call must return an `int`.
@@ -250,12 +227,6 @@ impl<'a> Env<'a> {
         Ok(())
     }
 
-    /// The slot of an exception callback; none is supported.
-    #[expect(clippy::unused_self, reason = "asks the program's BTF once exceptions are supported")]
-    pub(crate) fn exception_callback_start(&self) -> Option<u32> {
-        None
-    }
-
     /// Walks one function: the program itself, or a global function by its prototype.
     fn walk(&mut self, sub: usize) -> Check {
         self.states.clear();
@@ -282,6 +253,9 @@ impl<'a> Env<'a> {
                 let name = self.subprogs[sub].name.clone();
                 log!(self, "Validating {name}() func#{sub}...\n");
             }
+            if self.exception_callback == Some(index) {
+                self.enter_exception_callback(sub)?;
+            }
             self.enter_global(sub)?;
         }
         self.explore()?;
@@ -294,6 +268,9 @@ impl<'a> Env<'a> {
     /// Walks the global functions that were called, until no new one is.
     fn walk_globals(&mut self) -> Check {
         let mut done = vec![false; self.subprogs.len()];
+        if let Some(handler) = self.exception_callback {
+            self.subprogs[handler as usize].called = true;
+        }
         loop {
             let next = (1..self.subprogs.len()).find(|&i| {
                 let s: &SubprogInfo = &self.subprogs[i];
@@ -363,7 +340,7 @@ impl<'a> Env<'a> {
                 might_sleep: s.might_sleep,
             })
             .collect();
-        Verified::new(self.spec.insns.to_vec(), self.facts, subprogs, self.stats, self.options.unprivileged)
+        Verified::new(self.spec.insns.to_vec(), self.facts, subprogs, self.stats, self.options.unprivileged, self.needs)
     }
 
     /// The text of an instruction with its opcode byte, as the log has it.

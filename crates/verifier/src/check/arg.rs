@@ -12,9 +12,12 @@ use crate::check::alu::MAX_VAR_OFF;
 use crate::check::stack::{StackRange, place};
 use crate::env::{Check, Env, reject};
 use crate::print::type_name;
-use crate::spec::FieldKind;
+use crate::spec::{FieldKind, RecordField};
 use crate::state::reg::{Base, Extra, Reg, RegType, flags};
 use crate::state::stack::ByteKind;
+
+/// `bpf_sk_release`, which takes every kind of socket.
+const SK_RELEASE: i32 = 86;
 
 /// What the arguments of one call have said so far.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +35,10 @@ pub(crate) struct CallMeta {
     pub(crate) dynptr_id: u32,
     pub(crate) mem_size: u32,
     pub(crate) max_size: u64,
+    /// The dynptr that is made is another to the same memory.
+    pub(crate) clones: bool,
+    /// The field of `bpf_kptr_xchg`.
+    pub(crate) kptr: Option<RecordField>,
     pub(crate) callback: u32,
     pub(crate) const_key: Option<u64>,
     /// The constant key is an index of the array, so the lookup cannot fail.
@@ -68,6 +75,12 @@ const CONST_MAP: &[RegType] = &[t(Base::ConstMap)];
 const CTX: &[RegType] = &[t(Base::Ctx)];
 const SOCKET: &[RegType] = &[t(Base::Socket)];
 const LOCKED: &[RegType] = &[t(Base::MapValue), t(Base::BtfId).with(flags::ALLOC)];
+const KPTR_DEST: &[RegType] = &[
+    t(Base::MapValue),
+    t(Base::BtfId).with(flags::ALLOC),
+    t(Base::BtfId).with(flags::ALLOC | flags::NON_OWN),
+    t(Base::BtfId).with(flags::ALLOC | flags::NON_OWN | flags::RCU),
+];
 const RECORD: &[RegType] = &[t(Base::Mem).with(flags::RINGBUF)];
 const PERCPU: &[RegType] = &[
     t(Base::BtfId).with(flags::PERCPU),
@@ -91,7 +104,8 @@ fn compatible(kind: ArgKind) -> &'static [RegType] {
         ArgKind::PtrToBtfIdSockCommon => BTF_SOCK,
         ArgKind::PtrToSocket => SOCKET,
         ArgKind::PtrToBtfId => BTF,
-        ArgKind::PtrToSpinLock | ArgKind::KptrXchgDest => LOCKED,
+        ArgKind::PtrToSpinLock => LOCKED,
+        ArgKind::KptrXchgDest => KPTR_DEST,
         ArgKind::PtrToRingbufMem => RECORD,
         ArgKind::PtrToPercpuBtfId => PERCPU,
         ArgKind::PtrToFunc => FUNC,
@@ -173,7 +187,8 @@ impl Env<'_> {
                 self.mark_precise(n)?;
             }
             ArgKind::PtrToConstStr => self.check_const_str(n)?,
-            ArgKind::KptrXchgDest | ArgKind::PtrToPercpuBtfId => {
+            ArgKind::KptrXchgDest => self.check_kptr_dest(n, meta)?,
+            ArgKind::PtrToPercpuBtfId => {
                 return Err(crate::env::unsupported!(self, "{} is not supported", proto.name));
             }
             _ => {}
@@ -207,6 +222,9 @@ impl Env<'_> {
         if kind == ArgKind::PtrToMem {
             ty = ty.without(flags::DYNPTR_PACKET);
         }
+        if meta.id == crate::check::helper::KPTR_XCHG && n == 2 && ty.has(flags::ALLOC) {
+            ty = ty.without(flags::ALLOC | flags::PERCPU);
+        }
         let list = compatible(kind);
         let ctx_as_mem = ty.base != Base::Ctx || kind == ArgKind::PtrToCtx || self.ctx_is_memory();
         if !list.contains(&ty) || !ctx_as_mem {
@@ -219,12 +237,40 @@ impl Env<'_> {
             return Err(reject!(self, EACCES, "{text}"));
         }
         if reg.base() == Base::BtfId {
-            let sock = meta.id == 86;
-            if !sock {
-                return Err(crate::env::unsupported!(self, "kernel objects as arguments are not supported"));
-            }
+            return self.check_object_arg(n, &reg, kind, arg, meta);
         }
         Ok(())
+    }
+
+    /// An object: of the program under its lock or into a field, or of the kernel where a helper knows its type.
+    fn check_object_arg(&mut self, n: u8, reg: &Reg, kind: ArgKind, arg: ArgType, meta: &CallMeta) -> Check {
+        if kind == ArgKind::PtrToSpinLock || kind == ArgKind::KptrXchgDest {
+            return Ok(());
+        }
+        if let Some(field) = meta.kptr.filter(|_| n == 2) {
+            if reg.ty.maybe_null() {
+                return Err(reject!(self, EACCES, "Possibly NULL pointer passed to helper arg{n}"));
+            }
+            return self.check_kptr_type(field, n, true);
+        }
+        let wanted = arg.btf.and_then(skep_abi::kfunc::kernel_type);
+        if meta.id == SK_RELEASE {
+            return Ok(());
+        }
+        if kind == ArgKind::PtrToBtfId
+            && let Some(wanted) = wanted
+        {
+            if reg.ty.maybe_null() && !arg.may_be_null() {
+                return Err(reject!(self, EACCES, "Possibly NULL pointer passed to helper arg{n}"));
+            }
+            if reg.extra != Extra::Kernel(wanted) || reg.off != 0 {
+                let (have, want) = (self.btf_type_name(reg), arg.btf.unwrap_or(""));
+                return Err(reject!(self, EACCES, "R{n} is of type {have} but {want} is expected"));
+            }
+            self.need("helpers on the kernel's objects");
+            return Ok(());
+        }
+        Err(crate::env::unsupported!(self, "kernel objects as arguments are not supported"))
     }
 
     /// Which pointers may have an offset when they are passed.
@@ -290,7 +336,7 @@ impl Env<'_> {
             }
             meta.release = Some(n);
         }
-        if reg.is_pointer() && reg.ref_obj_id != 0 {
+        if reg.is_pointer() && reg.ref_obj_id != 0 && arg.kind != ArgKind::KptrXchgDest {
             if meta.ref_obj_id != 0 {
                 let (a, b) = (reg.ref_obj_id, meta.ref_obj_id);
                 return Err(crate::env::internal!(self, "more than one arg with ref_obj_id R{n} {a} {b}"));
@@ -452,7 +498,7 @@ impl Env<'_> {
     }
 
     /// A size argument, and the memory before it.
-    fn check_size(&mut self, n: u8, access: Access, zero_ok: bool, meta: &mut CallMeta) -> Check {
+    pub(crate) fn check_size(&mut self, n: u8, access: Access, zero_ok: bool, meta: &mut CallMeta) -> Check {
         let reg = *self.reg(n);
         meta.max_size = reg.bounds.u64.max;
         if reg.bounds.s64.min < 0 {

@@ -101,7 +101,8 @@ impl Env<'_> {
                 callee.regs[1] = dynptr;
                 callee.regs[2] = regs[3];
             }
-            Callback::FindVma | Callback::Rbtree | Callback::Exception => {
+            Callback::Rbtree => (callee.regs[1], callee.regs[2]) = self.tree_callback_args()?,
+            Callback::FindVma | Callback::Exception => {
                 return Err(crate::env::unsupported!(self, "this kind of callback is not supported"));
             }
         }

@@ -87,7 +87,8 @@ impl Env<'_> {
             } else {
                 "dynptr has to be at a constant offset".to_owned()
             };
-            return Err(reject!(self, EINVAL, "{text}"));
+            self.note(&text);
+            return Err(reject!(self, EINVAL, "Dynptr has to be an uninitialized dynptr"));
         };
         let frame = reg.frame();
         let overlaps =
@@ -104,7 +105,11 @@ impl Env<'_> {
             return Err(crate::env::unsupported!(self, "dynptr of this kind is not supported"));
         };
         let (id, source) = (self.new_id(), meta.ref_obj_id);
-        let ref_obj_id = if kind == DynptrKind::Ringbuf { self.acquire_reference() } else { source };
+        let ref_obj_id = match kind {
+            DynptrKind::Ringbuf if meta.clones => source,
+            DynptrKind::Ringbuf => self.acquire_reference(),
+            _ => source,
+        };
         let make = |first: bool| Slot {
             reg: Reg { id, ref_obj_id, ..Reg::pointer(RegType::of(Base::Dynptr), Extra::Dynptr { kind, first }) },
             bytes: [ByteKind::Dynptr; SLOT],

@@ -37,7 +37,7 @@ impl Env<'_> {
             *print_state = true;
             return Ok(Flow::Continue);
         }
-        self.check_return_code()?;
+        self.check_return_code(0)?;
         Ok(Flow::End)
     }
 
@@ -92,19 +92,21 @@ impl Env<'_> {
         self.cur = cur;
     }
 
-    fn check_return_code(&mut self) -> Check {
-        self.check_src(R::R0)?;
-        if self.leaks(0) {
-            return Err(reject!(self, EACCES, "R0 leaks addr as return value"));
+    /// The program's result, in register `n`: r0 at its exit, r1 where it throws.
+    pub(crate) fn check_return_code(&mut self, n: u8) -> Check {
+        let Some(r) = R::new(n) else { return Ok(()) };
+        self.check_src(r)?;
+        if self.leaks(n) {
+            return Err(reject!(self, EACCES, "R{n} leaks addr as return value"));
         }
-        let r0 = *self.reg(0);
-        let frame = self.cur.frame();
+        let reg = *self.reg(n);
+        let frame = &self.cur.frames[0];
         let (range, context) = if frame.in_async {
             (frame.callback_ret, "At async callback return")
         } else if frame.subprog > 0 && !frame.in_exception {
-            if !r0.is_scalar() {
-                let name = type_name(r0.ty);
-                let text = format!("At subprogram exit the register R0 is not a scalar value ({name})");
+            if !reg.is_scalar() {
+                let name = type_name(reg.ty);
+                let text = format!("At subprogram exit the register R{n} is not a scalar value ({name})");
                 return Err(reject!(self, EINVAL, "{text}"));
             }
             return Ok(());
@@ -112,14 +114,14 @@ impl Env<'_> {
             let Some(range) = return_range(self.spec.prog_type, self.spec.attach_type) else { return Ok(()) };
             (range, "At program exit")
         };
-        if !r0.is_scalar() {
-            let name = type_name(r0.ty);
-            return Err(reject!(self, EINVAL, "{context} the register R0 is not a known value ({name})"));
+        if !reg.is_scalar() {
+            let name = type_name(reg.ty);
+            return Err(reject!(self, EINVAL, "{context} the register R{n} is not a known value ({name})"));
         }
-        self.mark_precise(0)?;
-        let b = r0.bounds.s64;
+        self.mark_precise(n)?;
+        let b = reg.bounds.s64;
         if b.min < range.min || b.max > range.max {
-            let text = out_of_range(&r0, range, context, "R0");
+            let text = out_of_range(&reg, range, context, &format!("R{n}"));
             return Err(reject!(self, EINVAL, "{text}"));
         }
         Ok(())

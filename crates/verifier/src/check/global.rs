@@ -85,8 +85,14 @@ impl Env<'_> {
         let Some(TypeData::Ptr(to)) = btf.get(resolved).map(|t| t.data.clone()) else {
             return Err(internal!(self, "Arg#{i} of {name}()"));
         };
+        // The registers of a kprobe go by a name that each architecture defines for itself.
+        let typedef = btf.name(btf.skip_qualifiers(to));
         let to = btf.resolve(to);
         let to_name = btf.name(to);
+        let kprobe = self.spec.prog_type == skep_abi::ProgType::Kprobe;
+        if kprobe && (typedef == "bpf_user_pt_regs_t" || (to_name == "pt_regs" && btf.kind(to) == Kind::Struct)) {
+            return Ok(Arg::Ctx);
+        }
         if has("ctx") || self.is_ctx_type(to_name, btf.kind(to)) {
             return Ok(Arg::Ctx);
         }
@@ -165,7 +171,7 @@ impl Env<'_> {
     }
 
     /// `size` bytes that the function may read and write.
-    fn check_memory_arg(&mut self, n: u8, reg: &Reg, size: u32, nullable: bool) -> Check {
+    pub(crate) fn check_memory_arg(&mut self, n: u8, reg: &Reg, size: u32, nullable: bool) -> Check {
         if reg.ty.maybe_null() && !nullable {
             return Err(reject!(self, EINVAL, "arg#{} is expected to be non-NULL", n - 1));
         }

@@ -47,7 +47,7 @@ const SNPRINTF: i32 = 165;
 const TIMER_SET_CALLBACK: i32 = 170;
 const FIND_VMA: i32 = 180;
 const LOOP: i32 = 181;
-const KPTR_XCHG: i32 = 194;
+pub(crate) const KPTR_XCHG: i32 = 194;
 const MAP_LOOKUP_PERCPU: i32 = 195;
 pub(crate) const DYNPTR_FROM_MEM: i32 = 197;
 const DYNPTR_WRITE: i32 = 202;
@@ -62,6 +62,8 @@ pub(crate) struct CallTraits {
     pub(crate) changes_pkt_data: bool,
     pub(crate) might_sleep: bool,
     pub(crate) iter_next: bool,
+    /// Ends the program from any depth.
+    pub(crate) throws: bool,
 }
 
 impl Env<'_> {
@@ -82,7 +84,7 @@ impl Env<'_> {
             async_callback: id == TIMER_SET_CALLBACK,
             changes_pkt_data: proto.as_ref().is_some_and(|p| p.flags.changes_pkt),
             might_sleep: proto.as_ref().is_some_and(|p| p.flags.might_sleep),
-            iter_next: false,
+            ..CallTraits::default()
         }
     }
 
@@ -303,6 +305,8 @@ impl Env<'_> {
         let arg = proto.args[usize::from(n) - 1];
         let done = if arg.kind == ArgKind::PtrToDynptr {
             self.release_dynptr(n)?
+        } else if meta.id == KPTR_XCHG && meta.ref_obj_id != 0 {
+            self.give_kptr(meta.ref_obj_id)
         } else if meta.ref_obj_id != 0 {
             self.release_reference(meta.ref_obj_id)
         } else {
@@ -341,9 +345,12 @@ impl Env<'_> {
                 }
                 Reg::pointer(ty, Extra::MemSize(meta.mem_size))
             }
+            RetKind::PtrToBtfId if id == KPTR_XCHG => self.exchanged_kptr(meta)?,
             RetKind::PtrToBtfId => {
+                let number = proto.ret.btf.and_then(skep_abi::kfunc::kernel_type);
+                let extra = number.map_or(Extra::None, Extra::Kernel);
                 let trusted = if proto.ret.flags.has(TypeFlags::TRUSTED) { flags::TRUSTED } else { 0 };
-                Reg::pointer(RegType::of(Base::BtfId).with(null | trusted), Extra::None)
+                Reg::pointer(RegType::of(Base::BtfId).with(null | trusted), extra)
             }
             RetKind::PtrToMemOrBtfId => {
                 return Err(crate::env::unsupported!(self, "{} is not supported", proto.name));

@@ -4,24 +4,14 @@
 //! follows `next` has been walked with the iterator active and drained. Kernel counterpart: `process_iter_arg`,
 //! `process_iter_next_call`, kernel/bpf/verifier.c, 6.18.
 
+use skep_abi::kfunc::{Iter, KfuncRet, flags as kf};
+
 use crate::check::Access;
+use crate::check::kfunc_arg::KfuncMeta;
 use crate::check::stack::place;
 use crate::env::{Check, Env, reject};
-use crate::state::reg::{Base, Extra, IterState, Reg, RegType};
+use crate::state::reg::{Base, Extra, IterState, Reg, RegType, flags};
 use crate::state::stack::{ByteKind, SLOT, Slot};
-
-/// A kind of iterator.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct IterKind {
-    pub(crate) name: &'static str,
-    /// 8-byte slots it takes.
-    pub(crate) slots: usize,
-    /// Bytes of an element that `next` gives.
-    pub(crate) element: u32,
-}
-
-/// Iterators that this engine has, by index.
-pub(crate) const KINDS: &[IterKind] = &[IterKind { name: "num", slots: 1, element: 4 }];
 
 impl Env<'_> {
     /// Main slot of the iterator at argument `n`; `None` if the pointer cannot name one.
@@ -38,72 +28,83 @@ impl Env<'_> {
         (slot + 1 >= slots).then_some((reg.frame(), slot))
     }
 
-    fn check_iter_pointer(&mut self, n: u8) -> Check {
-        let arg = n - 1;
-        let reg = *self.reg(n);
-        if reg.base() != Base::Stack {
-            return Err(reject!(self, EINVAL, "arg#{arg} expected pointer to an iterator on stack"));
+    /// An iterator argument: made, looked at or destroyed, as the function does.
+    pub(crate) fn check_iter_arg(&mut self, n: u8, iter: Iter, meta: &mut KfuncMeta) -> Check<(usize, usize)> {
+        if self.reg(n).base() != Base::Stack {
+            return Err(reject!(self, EINVAL, "arg#{} expected pointer to an iterator on stack", n - 1));
         }
-        if !reg.bounds.is_const() {
-            return Err(reject!(self, EINVAL, "iter has to be at a constant offset"));
+        if meta.proto.has(kf::ITER_NEW) {
+            return self.iter_new(n, iter);
         }
-        let off = i64::from(reg.off).wrapping_add(reg.bounds.var_off.value.cast_signed());
-        if off % 8 != 0 {
-            return Err(reject!(self, EINVAL, "cannot pass in iter at an offset={off}"));
+        let (frame, slot) = self.live_iter(n, iter)?;
+        meta.ref_obj_id = self.cur.frames[frame].stack[slot].reg.ref_obj_id;
+        if meta.proto.has(kf::ITER_DESTROY) {
+            self.iter_destroy(frame, slot, usize::from(iter.slots))?;
         }
-        Ok(())
+        Ok((frame, slot))
     }
 
-    /// `bpf_iter_*_new`: makes the iterator in argument 1.
-    pub(crate) fn iter_new(&mut self, kind: u8) -> Check {
-        let k = KINDS[kind as usize];
-        self.check_iter_pointer(1)?;
-        let Some((frame, slot)) = self.iter_slot(1, k.slots) else {
-            let reg = *self.reg(1);
+    fn note_iter_offset(&mut self, n: u8) {
+        let reg = *self.reg(n);
+        if reg.bounds.is_const() {
             let off = i64::from(reg.off).wrapping_add(reg.bounds.var_off.value.cast_signed());
-            return Err(reject!(self, EINVAL, "cannot pass in iter at an offset={off}"));
-        };
-        for i in 0..k.slots {
-            let special =
-                self.cur.frames[frame].stack.get(slot - i).is_some_and(|s| s.bytes[SLOT - 1] == ByteKind::Iter);
-            if special {
-                return Err(reject!(self, EINVAL, "expected uninitialized iter_{} as arg #0", k.name));
-            }
+            self.note(&format!("cannot pass in iter at an offset={off}"));
+        } else {
+            self.note("iter has to be at a constant offset");
         }
-        for i in 0..k.slots {
+    }
+
+    /// `bpf_iter_*_new`: makes the iterator.
+    fn iter_new(&mut self, n: u8, iter: Iter) -> Check<(usize, usize)> {
+        let slots = usize::from(iter.slots);
+        let found = self.iter_slot(n, slots);
+        let special = |env: &Self, frame: usize, slot: usize| {
+            let stack = &env.cur.frames[frame].stack;
+            (0..slots).any(|i| stack.get(slot - i).is_some_and(|s| s.bytes.contains(&ByteKind::Iter)))
+        };
+        let Some((frame, slot)) = found.filter(|&(frame, slot)| !special(self, frame, slot)) else {
+            if found.is_none() {
+                self.note_iter_offset(n);
+            }
+            return Err(reject!(self, EINVAL, "expected uninitialized iter_{} as arg #{}", iter.name, n - 1));
+        };
+        let Some(r) = skep_abi::Reg::new(n) else { return Err(crate::env::internal!(self, "argument {n}")) };
+        for i in 0..slots {
             let off = i32::try_from(i * 8).unwrap_or(0);
-            self.check_mem(skep_abi::Reg::R1, off, 8, Access::Write, None, false)?;
+            self.check_mem(r, off, 8, Access::Write, None, false)?;
         }
         let id = self.acquire_reference();
-        for i in 0..k.slots {
-            let main = i == 0;
-            let extra = Extra::Iter { kind, state: IterState::Active, depth: 0 };
-            let ref_obj_id = if main { id } else { 0 };
+        for i in 0..slots {
+            let extra = Extra::Iter { kind: iter.kind, state: IterState::Active, depth: 0 };
+            let ref_obj_id = if i == 0 { id } else { 0 };
             let reg = Reg { ref_obj_id, ..Reg::pointer(RegType::of(Base::Stack), extra) };
             self.cur.frame_at_mut(frame).stack[slot - i] = Slot { reg, bytes: [ByteKind::Iter; SLOT] };
             self.live_stack.write(frame, 1 << (slot - i));
             self.scratch_slot(slot - i);
         }
-        Ok(())
+        Ok((frame, slot))
     }
 
-    /// The live iterator of argument 1.
-    fn live_iter(&mut self, kind: u8) -> Check<(usize, usize)> {
-        let k = KINDS[kind as usize];
-        self.check_iter_pointer(1)?;
-        let found = self.iter_slot(1, k.slots).filter(|&(frame, slot)| {
-            (0..k.slots).all(|i| {
+    /// The live iterator of argument `n`.
+    fn live_iter(&mut self, n: u8, iter: Iter) -> Check<(usize, usize)> {
+        let slots = usize::from(iter.slots);
+        let found = self.iter_slot(n, slots);
+        let live = found.filter(|&(frame, slot)| {
+            (0..slots).all(|i| {
                 self.cur.frames[frame].stack.get(slot - i).is_some_and(|s| {
                     s.bytes.iter().all(|b| *b == ByteKind::Iter)
-                        && matches!(s.reg.extra, Extra::Iter { kind: have, .. } if have == kind)
+                        && matches!(s.reg.extra, Extra::Iter { kind, .. } if kind == iter.kind)
                         && (i == 0) == (s.reg.ref_obj_id != 0)
                 })
             })
         });
-        let Some((frame, slot)) = found else {
-            return Err(reject!(self, EINVAL, "expected an initialized iter_{} as arg #0", k.name));
+        let Some((frame, slot)) = live else {
+            if found.is_none() {
+                self.note_iter_offset(n);
+            }
+            return Err(reject!(self, EINVAL, "expected an initialized iter_{} as arg #{}", iter.name, n - 1));
         };
-        for i in 0..k.slots {
+        for i in 0..slots {
             self.live_stack.read(frame, 1 << (slot - i));
             self.scratch_slot(slot - i);
         }
@@ -111,18 +112,22 @@ impl Env<'_> {
     }
 
     /// `bpf_iter_*_next`: walks on with the iterator drained, and queues the path on which it is active.
-    pub(crate) fn iter_next(&mut self, kind: u8) -> Check {
-        let k = KINDS[kind as usize];
-        let (frame, slot) = self.live_iter(kind)?;
+    pub(crate) fn iter_next(&mut self, meta: &KfuncMeta) -> Check {
+        let (frame, slot) = meta.iter;
         let iter = self.cur.frames[frame].stack[slot].reg;
-        let Extra::Iter { state, depth, .. } = iter.extra else {
+        let Extra::Iter { kind, state, depth } = iter.extra else {
             return Err(crate::env::internal!(self, "iterator without state"));
+        };
+        let KfuncRet::Mem(size) = meta.proto.ret else {
+            return Err(crate::env::internal!(self, "iterator of no memory"));
         };
         let at = self.insn;
         self.clear_caller_saved();
+        // The kernel numbers the element before it knows that there is one.
+        self.new_id();
         if state == IterState::Active {
-            let mut element = Reg::pointer(RegType::of(Base::Mem), Extra::MemSize(k.element));
-            element.ref_obj_id = 0;
+            let ty = RegType::of(Base::Mem).with(flags::RDONLY);
+            let element = Reg { ref_obj_id: iter.ref_obj_id, ..Reg::pointer(ty, Extra::MemSize(size)) };
             let previous = self.previous_entry(at);
             let queued = self.push_branch(at + 1, at, false)?;
             queued.frame_at_mut(frame).stack[slot].reg.extra =
@@ -138,14 +143,12 @@ impl Env<'_> {
     }
 
     /// `bpf_iter_*_destroy`.
-    pub(crate) fn iter_destroy(&mut self, kind: u8) -> Check {
-        let k = KINDS[kind as usize];
-        let (frame, slot) = self.live_iter(kind)?;
+    fn iter_destroy(&mut self, frame: usize, slot: usize, slots: usize) -> Check {
         let id = self.cur.frames[frame].stack[slot].reg.ref_obj_id;
         if !self.release_reference(id) {
             return Err(crate::env::internal!(self, "iterator without reference"));
         }
-        for i in 0..k.slots {
+        for i in 0..slots {
             self.cur.frame_at_mut(frame).stack[slot - i] = Slot::EMPTY;
             self.live_stack.write(frame, 1 << (slot - i));
         }

@@ -136,8 +136,8 @@ impl Env<'_> {
 
     /// The register is not null on one side: in the branch that waits, or here.
     fn lift_null_in(&mut self, waiting: bool, reg: u8) {
-        let maps = self.spec.maps;
-        let state = if waiting { self.other() } else { Some(&mut self.cur) };
+        let maps = Known { maps: self.spec.maps, locked: &self.locked_types };
+        let state = if waiting { self.pending.last_mut().map(|p| &mut p.state) } else { Some(&mut self.cur) };
         if let Some(state) = state {
             lift_null(maps, &mut state.frame_mut().regs[reg as usize]);
         }
@@ -145,7 +145,7 @@ impl Env<'_> {
 
     /// Every copy of the register's pointer is null on one side and not on the other.
     fn split_null(&mut self, reg: u8, taken_is_null: bool) {
-        let maps = self.spec.maps;
+        let maps = Known { maps: self.spec.maps, locked: &self.locked_types };
         mark_null(maps, &mut self.cur, reg, !taken_is_null);
         if let Some(other) = self.pending.last_mut() {
             mark_null(maps, &mut other.state, reg, taken_is_null);
@@ -198,7 +198,10 @@ pub(crate) fn not_null(reg: &Reg) -> bool {
     }
     match reg.base() {
         Base::Socket | Base::TcpSock | Base::MapValue | Base::MapKey | Base::SockCommon | Base::ConstMap => true,
-        Base::BtfId => reg.ref_obj_id != 0 || reg.ty.has(flags::TRUSTED),
+        Base::BtfId => {
+            let trusted = flags::TRUSTED | flags::ALLOC | flags::NON_OWN;
+            reg.ref_obj_id != 0 || (reg.ty.has(trusted) && reg.ty.flags & !trusted == 0)
+        }
         Base::Mem => !reg.ty.has(flags::UNTRUSTED),
         _ => false,
     }
@@ -271,6 +274,14 @@ fn sync_linked(state: &mut State, known: u8, linked: &[Linked]) {
     }
 }
 
+/// What is known of the program's values and objects.
+#[derive(Clone, Copy)]
+struct Known<'k> {
+    maps: &'k [MapShape<'k>],
+    /// Structs of the program that have a lock.
+    locked: &'k [u32],
+}
+
 fn shape_of<'m>(maps: &'m [MapShape<'m>], reg: &Reg) -> Option<&'m MapShape<'m>> {
     let Extra::Map { map, inner, .. } = reg.extra else { return None };
     let shape = maps.get(map as usize)?;
@@ -278,13 +289,13 @@ fn shape_of<'m>(maps: &'m [MapShape<'m>], reg: &Reg) -> Option<&'m MapShape<'m>>
 }
 
 /// What a pointer becomes once it is known not to be null.
-pub(crate) fn lift_null(maps: &[MapShape<'_>], reg: &mut Reg) {
+fn lift_null(known: Known<'_>, reg: &mut Reg) {
     if reg.base() != Base::MapValue {
         reg.ty = reg.ty.without(flags::MAYBE_NULL);
         return;
     }
     let Extra::Map { map, .. } = reg.extra else { return };
-    match shape_of(maps, reg) {
+    match shape_of(known.maps, reg) {
         Some(MapShape { inner: Some(inner), .. }) => {
             let timed = [FieldKind::Timer, FieldKind::Workqueue, FieldKind::TaskWork];
             let timed = timed.into_iter().any(|kind| inner.field(kind).is_some());
@@ -304,15 +315,15 @@ pub(crate) fn lift_null(maps: &[MapShape<'_>], reg: &mut Reg) {
 }
 
 /// Whether its identity must stay after the null check, since a lock lives in it.
-fn may_hold_lock(maps: &[MapShape<'_>], reg: &Reg) -> bool {
+fn may_hold_lock(known: Known<'_>, reg: &Reg) -> bool {
     if reg.base() != Base::MapValue {
-        return reg.base() == Base::BtfId && reg.ty.has(flags::ALLOC);
+        return reg.ty.is_alloc() && matches!(reg.extra, Extra::Btf(id) if known.locked.contains(&id));
     }
     let locks = [FieldKind::SpinLock, FieldKind::ResSpinLock];
-    shape_of(maps, reg).is_some_and(|s| locks.into_iter().any(|kind| s.field(kind).is_some()))
+    shape_of(known.maps, reg).is_some_and(|s| locks.into_iter().any(|kind| s.field(kind).is_some()))
 }
 
-fn mark_null(maps: &[MapShape<'_>], state: &mut State, reg: u8, is_null: bool) {
+fn mark_null(known: Known<'_>, state: &mut State, reg: u8, is_null: bool) {
     let checked = state.frame().regs[reg as usize];
     if checked.ref_obj_id != 0 && checked.ref_obj_id == checked.id && is_null {
         // Nothing was acquired after all.
@@ -325,8 +336,8 @@ fn mark_null(maps: &[MapShape<'_>], state: &mut State, reg: u8, is_null: bool) {
             if is_null {
                 *r = Reg::constant(0);
             } else {
-                lift_null(maps, r);
-                if !may_hold_lock(maps, r) {
+                lift_null(known, r);
+                if !may_hold_lock(known, r) {
                     r.id = 0;
                 }
             }

@@ -170,6 +170,7 @@ impl Env<'_> {
                 Extra::Map { map, inner: false, .. } => MemKind::MapObject(map),
                 _ => MemKind::Mixed,
             },
+            Base::BtfId if reg.ty.is_alloc() => MemKind::Mem,
             Base::BtfId => MemKind::Btf,
             Base::FlowKeys => MemKind::FlowKeys,
             Base::Arena => MemKind::Arena,
@@ -369,31 +370,6 @@ impl Env<'_> {
             None => self.set_unknown(dst.number()),
         }
         Ok(())
-    }
-
-    /// Pointers kept in map values: this engine has no kernel objects to put there.
-    fn check_kptr_access(
-        &mut self,
-        field: crate::spec::RecordField,
-        access: Access,
-        load: Option<R>,
-        value: Option<R>,
-    ) -> Check {
-        if access == Access::Read {
-            if load.is_some() {
-                return Err(crate::env::unsupported!(self, "{} loads are not supported", field.kind.name()));
-            }
-            return Ok(());
-        }
-        let null = value.is_none_or(|v| self.reg(v.number()).is_null());
-        if field.kind == FieldKind::KptrUnref && null {
-            return Ok(());
-        }
-        if field.kind == FieldKind::KptrUnref {
-            return Err(crate::env::unsupported!(self, "stores to kptr are not supported"));
-        }
-        let off = field.offset;
-        Err(reject!(self, EACCES, "store to referenced kptr disallowed, off={off}"))
     }
 
     /// A tracepoint's buffer: the kernel compares what a program touches with its size when it attaches, and nothing here

@@ -11,12 +11,16 @@ pub(crate) mod call;
 pub(crate) mod callback;
 pub(crate) mod ctx;
 pub(crate) mod dynptr;
+pub(crate) mod exception;
 pub(crate) mod exit;
 pub(crate) mod global;
+pub(crate) mod graph;
 pub(crate) mod helper;
 pub(crate) mod iter;
 pub(crate) mod jmp;
 pub(crate) mod kfunc;
+pub(crate) mod kfunc_arg;
+pub(crate) mod kptr;
 pub(crate) mod legacy;
 pub(crate) mod map_helper;
 pub(crate) mod mem;
@@ -246,7 +250,7 @@ impl Env<'_> {
     /// While a spin lock is held only its release, list and tree operations, and small helpers may be called.
     fn check_call_under_lock(&mut self, target: CallTarget) -> Check {
         let allowed = match target {
-            CallTarget::Helper(id) => id == helper::SPIN_UNLOCK,
+            CallTarget::Helper(id) => matches!(id, helper::SPIN_UNLOCK | helper::KPTR_XCHG),
             CallTarget::Kfunc { id, .. } => self.kfunc_allowed_under_lock(id),
             CallTarget::Subprog(_) => true,
         };

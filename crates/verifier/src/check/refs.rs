@@ -4,9 +4,8 @@
 //! Kernel counterpart: `acquire_reference`, `release_reference`, `check_resource_leak`, kernel/bpf/verifier.c, 6.18.
 
 use crate::env::{Check, Env, log, reject};
-use crate::spec::FieldKind;
 use crate::state::frame::{RefKind, Reference};
-use crate::state::reg::{Base, Extra, Reg, flags};
+use crate::state::reg::{Extra, Reg};
 
 impl Env<'_> {
     /// Takes a reference at the current instruction.
@@ -60,59 +59,6 @@ impl Env<'_> {
             return Ok(());
         };
         Err(reject!(self, EINVAL, "{what} cannot be used inside {section}-ed region"))
-    }
-
-    /// `bpf_spin_lock` and `bpf_spin_unlock` on the lock that register `n` points to.
-    pub(crate) fn process_spin_lock(&mut self, n: u8, lock: bool) -> Check {
-        let reg = *self.reg(n);
-        let name = if lock { "bpf_spin_lock" } else { "bpf_spin_unlock" };
-        let Some(var) = reg.bounds.const_value() else {
-            let text = "doesn't have constant offset. bpf_spin_lock has to be at the constant offset";
-            return Err(reject!(self, EINVAL, "R{n} {text}"));
-        };
-        if reg.base() != Base::MapValue {
-            return Err(crate::env::unsupported!(self, "{name} of an allocated object is not supported"));
-        }
-        let Some(shape) = self.map_of(&reg) else { return Err(crate::env::internal!(self, "R{n} without map")) };
-        let Some(field) = shape.field(FieldKind::SpinLock) else {
-            if shape.btf_value_type_id == 0 {
-                let map = &shape.name;
-                return Err(reject!(self, EINVAL, "map '{map}' has to have BTF in order to use bpf_spin_lock"));
-            }
-            return Err(reject!(self, EINVAL, "map '{}' has no valid bpf_spin_lock", shape.name));
-        };
-        let at = i64::from(reg.off).wrapping_add(var.cast_signed());
-        if at != i64::from(field.offset) {
-            let want = field.offset;
-            return Err(reject!(self, EINVAL, "off {at} doesn't point to 'struct bpf_spin_lock' that is at {want}"));
-        }
-        let insn = self.insn;
-        if lock {
-            if self.cur.res.locks > 0 {
-                return Err(reject!(self, EINVAL, "Locking two bpf_spin_locks are not allowed"));
-            }
-            let res = self.cur.res_mut();
-            res.locks += 1;
-            res.refs.push(Reference { kind: RefKind::Lock { object: reg.extra }, id: reg.id, insn });
-            return Ok(());
-        }
-        let held = self.cur.res.refs.iter().rposition(|r| matches!(r.kind, RefKind::Lock { .. }));
-        let Some(held) = held else {
-            return Err(reject!(self, EINVAL, "bpf_spin_unlock without taking a lock"));
-        };
-        let taken = self.cur.res.refs[held];
-        if taken.id != reg.id || taken.kind != (RefKind::Lock { object: reg.extra }) {
-            return Err(reject!(self, EINVAL, "bpf_spin_unlock of different lock"));
-        }
-        let res = self.cur.res_mut();
-        res.refs.remove(held);
-        res.locks -= 1;
-        self.invalidate_non_owning();
-        Ok(())
-    }
-
-    fn invalidate_non_owning(&mut self) {
-        self.cur.for_each_reg(|r| r.is_pointer() && r.ty.has(flags::NON_OWN), |r| *r = Reg::UNKNOWN);
     }
 
     /// Identity of the map behind a register, with which inner map it is.

@@ -18,7 +18,7 @@ use skep_abi::{CallTarget, DecodeError, Errno, Imm64, Insn};
 pub use dump::{DumpOptions, dump_xlated};
 
 use crate::spec::ProgramSpec;
-use crate::verified::{InsnFacts, InsnIdx, Verified, Xlated};
+use crate::verified::{InsnFacts, InsnIdx, Need, Verified, Xlated};
 
 /// Choices of the rewrite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,9 @@ pub enum RewriteError {
         /// How many it uses.
         count: usize,
     },
+    /// It was accepted, and uses something that this engine cannot run.
+    #[error(transparent)]
+    NotRunnable(#[from] Need),
     /// A jump became longer than its encoding can say.
     #[error("insn {insn} cannot be patched due to 16-bit range")]
     JumpTooFar {
@@ -69,6 +72,7 @@ impl RewriteError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::TooManyMaps { .. } => Errno::E2BIG,
+            Self::NotRunnable(_) => Errno::ENOTSUPP,
             Self::JumpTooFar { .. } => Errno::ERANGE,
             Self::Internal { .. } | Self::Decode(_) => Errno::EFAULT,
         }
@@ -99,6 +103,9 @@ struct Item {
 /// # Errors
 /// Limits of the encodings, and inconsistencies of the facts.
 pub fn rewrite(spec: &ProgramSpec<'_>, verified: &Verified, options: &RewriteOptions) -> Result<Xlated, RewriteError> {
+    if let Some(need) = verified.needs().first() {
+        return Err(need.clone().into());
+    }
     let mut items = items(verified)?;
     let used_maps = maps::number(&mut items)?;
     if options.remove_dead {

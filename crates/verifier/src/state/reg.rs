@@ -110,6 +110,18 @@ impl RegType {
         matches!(self.base, Base::Socket | Base::SockCommon | Base::TcpSock | Base::XdpSock)
     }
 
+    /// Points to an object of the program (`bpf_obj_new`).
+    #[must_use]
+    pub fn is_alloc(self) -> bool {
+        self.base == Base::BtfId && self.has(flags::ALLOC)
+    }
+
+    /// Points to an object that a list or tree owns, under its lock.
+    #[must_use]
+    pub fn is_non_owning(self) -> bool {
+        self.is_alloc() && self.has(flags::NON_OWN)
+    }
+
     /// Points to a map, its value or its key.
     #[must_use]
     pub fn is_map(self) -> bool {
@@ -169,8 +181,10 @@ pub enum Extra {
     MemSize(u32),
     /// Frame of a stack pointer.
     Frame(u8),
-    /// Type id in the program's BTF, or a kernel object of the kfunc tables.
+    /// An object of a struct of the program's BTF.
     Btf(u32),
+    /// An object of a kernel type, its number in [`skep_abi::kfunc::KERNEL_TYPES`].
+    Kernel(u16),
     /// First or second slot of a dynptr.
     Dynptr {
         /// Its kind.

@@ -1,0 +1,312 @@
+//! One argument of a kernel function.
+//!
+//! Owns which registers fit which parameter. Invariant: a null pointer reaches no parameter that does not say that it may;
+//! an object is of the type that the prototype names, and referenced, trusted or protected where that is asked for. Kernel
+//! counterpart: `check_kfunc_args`, kernel/bpf/verifier.c, 6.18.
+
+use skep_abi::helper::{ArgKind, ArgType, TypeFlags};
+use skep_abi::kfunc::{KERNEL_TYPES, KfuncArg, KfuncProto, NewDynptr, flags as kf};
+
+use crate::check::Access;
+use crate::check::arg::CallMeta;
+use crate::env::{Check, Env, reject};
+use crate::print::type_name;
+use crate::spec::{FieldKind, RecordField};
+use crate::state::reg::{Base, DynptrKind, Extra, Reg, flags};
+
+/// What the arguments of one call have said so far.
+#[derive(Clone, Debug)]
+pub(crate) struct KfuncMeta {
+    pub(crate) proto: &'static KfuncProto,
+    /// The constant argument, or the constant size.
+    pub(crate) constant: Option<u64>,
+    /// Reference of the arguments.
+    pub(crate) ref_obj_id: u32,
+    /// The register whose reference is given back.
+    pub(crate) release: Option<u8>,
+    /// The initialised dynptr argument.
+    pub(crate) dynptr: Option<Reg>,
+    /// Type of the object argument.
+    pub(crate) object: Extra,
+    /// The path owns that object.
+    pub(crate) owning: bool,
+    /// The list head or tree root.
+    pub(crate) root: Option<RecordField>,
+    /// The node goes into the list or tree: the program no longer owns it.
+    pub(crate) inserts: Option<RecordField>,
+    /// Subprogram of the callback.
+    pub(crate) callback: u32,
+    /// Frame and main slot of the iterator.
+    pub(crate) iter: (usize, usize),
+}
+
+impl KfuncMeta {
+    pub(crate) fn new(proto: &'static KfuncProto) -> Self {
+        Self {
+            proto,
+            constant: None,
+            ref_obj_id: 0,
+            release: None,
+            dynptr: None,
+            object: Extra::None,
+            owning: false,
+            root: None,
+            inserts: None,
+            callback: 0,
+            iter: (0, 0),
+        }
+    }
+}
+
+impl Env<'_> {
+    /// Checks all arguments of a kernel function.
+    pub(crate) fn check_kfunc_args(&mut self, meta: &mut KfuncMeta) -> Check {
+        let args = meta.proto.args;
+        for (n, arg) in (1u8..).zip(args) {
+            match arg {
+                KfuncArg::Ignored | KfuncArg::Size(_) => continue,
+                KfuncArg::Scalar | KfuncArg::Constant => {
+                    self.check_kfunc_scalar(n, *arg == KfuncArg::Constant, meta)?;
+                    continue;
+                }
+                _ => {}
+            }
+            self.scratch_reg(n);
+            let reg = *self.reg(n);
+            let nullable = matches!(arg, KfuncArg::DynptrOrNull | KfuncArg::MemSizedOrNull);
+            if (reg.is_null() || reg.ty.maybe_null()) && !nullable {
+                let text = "Possibly NULL pointer passed to trusted";
+                return Err(reject!(self, EACCES, "{text} arg{}", n - 1));
+            }
+            if reg.is_pointer() && reg.ref_obj_id != 0 {
+                meta.ref_obj_id = reg.ref_obj_id;
+                if meta.proto.has(kf::RELEASE) {
+                    meta.release = Some(n);
+                }
+            }
+            if reg.is_null() && *arg == KfuncArg::DynptrOrNull {
+                continue;
+            }
+            self.check_kfunc_offset(n, &reg, *arg, meta)?;
+            self.check_kfunc_pointer(n, &reg, *arg, meta)?;
+        }
+        if meta.proto.has(kf::RELEASE) && meta.release.is_none() {
+            let name = meta.proto.name;
+            let text = format!("release kernel function {name} expects refcounted PTR_TO_BTF_ID");
+            return Err(reject!(self, EINVAL, "{text}"));
+        }
+        Ok(())
+    }
+
+    fn check_kfunc_scalar(&mut self, n: u8, constant: bool, meta: &mut KfuncMeta) -> Check {
+        let reg = *self.reg(n);
+        if !reg.is_scalar() {
+            return Err(reject!(self, EINVAL, "R{n} is not a scalar"));
+        }
+        if constant {
+            let Some(value) = reg.bounds.const_value() else {
+                return Err(reject!(self, EINVAL, "R{n} must be a known constant"));
+            };
+            self.mark_precise(n)?;
+            meta.constant = Some(value);
+        }
+        Ok(())
+    }
+
+    /// Which pointers may have an offset when they are passed.
+    fn check_kfunc_offset(&mut self, n: u8, reg: &Reg, arg: KfuncArg, meta: &KfuncMeta) -> Check {
+        if meta.proto.has(kf::RELEASE) && reg.is_pointer() && reg.ref_obj_id != 0 {
+            if reg.off != 0 {
+                let text = "must have zero offset when passed to release func or trusted arg to kfunc";
+                return Err(reject!(self, EINVAL, "R{n} {text}"));
+            }
+            return self.check_unmodified(reg, n);
+        }
+        match reg.base() {
+            Base::BtfId => {
+                let fixed = Reg { off: reg.off.min(0), ..*reg };
+                self.check_unmodified(&fixed, n)
+            }
+            Base::Stack
+            | Base::Packet
+            | Base::PacketMeta
+            | Base::MapKey
+            | Base::MapValue
+            | Base::Mem
+            | Base::Buf
+            | Base::Arena
+            | Base::Scalar
+            | Base::NotInit => Ok(()),
+            Base::Dynptr if matches!(arg, KfuncArg::Dynptr | KfuncArg::DynptrOrNull) => Ok(()),
+            _ => self.check_unmodified(reg, n),
+        }
+    }
+
+    fn check_kfunc_pointer(&mut self, n: u8, reg: &Reg, arg: KfuncArg, meta: &mut KfuncMeta) -> Check {
+        let at = n - 1;
+        match arg {
+            KfuncArg::Ctx => {
+                if reg.base() != Base::Ctx {
+                    let name = type_name(reg.ty);
+                    return Err(reject!(self, EINVAL, "arg#{at} expected pointer to ctx, but got {name}"));
+                }
+            }
+            KfuncArg::Dynptr | KfuncArg::DynptrOrNull | KfuncArg::NewDynptr(_) => self.check_kfunc_dynptr(n, arg, meta)?,
+            KfuncArg::Iter(iter) => meta.iter = self.check_iter_arg(n, iter, meta)?,
+            KfuncArg::ListHead => self.check_root(n, FieldKind::ListHead, meta)?,
+            KfuncArg::RbRoot => self.check_root(n, FieldKind::RbRoot, meta)?,
+            KfuncArg::ListNode => self.check_node(n, FieldKind::ListNode, meta)?,
+            KfuncArg::RbNode => self.check_node(n, FieldKind::RbNode, meta)?,
+            KfuncArg::Alloc => self.check_dropped(n, meta)?,
+            KfuncArg::Refcounted => self.check_refcounted(n, meta)?,
+            KfuncArg::Callback => {
+                let Extra::Func(sub) = reg.extra else {
+                    return Err(reject!(self, EINVAL, "arg{at} expected pointer to func"));
+                };
+                meta.callback = sub;
+                self.facts_mut().callback.join(Some(u64::from(sub)));
+            }
+            KfuncArg::Object(name) => self.check_kernel_object(n, name, meta)?,
+            KfuncArg::Mem(size, _) => {
+                self.refuse_object_as_memory(n, reg, meta)?;
+                self.check_memory_arg(n, reg, size, true)?;
+            }
+            KfuncArg::MemSized | KfuncArg::MemSizedOrNull => self.check_sized_memory(n, reg, arg, meta)?,
+            KfuncArg::Scalar | KfuncArg::Constant | KfuncArg::Ignored | KfuncArg::Size(_) => {}
+        }
+        Ok(())
+    }
+
+    /// An object is no plain memory, whatever it is made of.
+    fn refuse_object_as_memory(&mut self, n: u8, reg: &Reg, meta: &KfuncMeta) -> Check {
+        if reg.base() != Base::BtfId && !reg.ty.is_sock() {
+            return Ok(());
+        }
+        let name = meta.proto.name;
+        Err(reject!(self, EINVAL, "kernel function {name} args#{} takes memory, and R{n} points to an object", n - 1))
+    }
+
+    fn check_sized_memory(&mut self, n: u8, reg: &Reg, arg: KfuncArg, meta: &mut KfuncMeta) -> Check {
+        self.refuse_object_as_memory(n, reg, meta)?;
+        let at = n - 1;
+        let constant = meta.proto.args.get(usize::from(n)) == Some(&KfuncArg::Size(true));
+        if !(arg == KfuncArg::MemSizedOrNull && reg.is_null()) {
+            let size = *self.reg(n + 1);
+            let fits = if size.is_scalar() {
+                self.check_sized(n, reg)
+            } else {
+                Err(reject!(self, EINVAL, "R{} is not a scalar", n + 1))
+            };
+            if let Err(refused) = fits {
+                if refused.kind == crate::verified::RejectionKind::Internal {
+                    return Err(refused);
+                }
+                let text = format!("arg#{at} arg#{n} memory, len pair leads to invalid memory access");
+                return Err(self.reject(refused.errno, refused.kind, text));
+            }
+        }
+        if constant {
+            let size = *self.reg(n + 1);
+            let Some(value) = size.const_scalar() else {
+                return Err(reject!(self, EINVAL, "R{} must be a known constant", n + 1));
+            };
+            self.mark_precise(n + 1)?;
+            meta.constant = Some(value);
+        }
+        Ok(())
+    }
+
+    /// Memory that the function reads and writes, and its size in the next register.
+    fn check_sized(&mut self, n: u8, reg: &Reg) -> Check {
+        let saved = *reg;
+        self.reg_mut(n).ty = reg.ty.without(flags::MAYBE_NULL);
+        let mut call = CallMeta::default();
+        let mut fits = self.check_size(n + 1, Access::Read, true, &mut call);
+        if fits.is_ok() {
+            fits = self.check_size(n + 1, Access::Write, true, &mut call);
+        }
+        self.reg_mut(n).ty = saved.ty;
+        fits
+    }
+
+    fn check_kfunc_dynptr(&mut self, n: u8, arg: KfuncArg, meta: &mut KfuncMeta) -> Check {
+        let reg = *self.reg(n);
+        if !matches!(reg.base(), Base::Stack | Base::Dynptr) {
+            let text = "expected pointer to stack or const struct bpf_dynptr";
+            return Err(reject!(self, EINVAL, "arg#{} {text}", n - 1));
+        }
+        let mut kind = TypeFlags::NONE;
+        let mut call = CallMeta::default();
+        if let KfuncArg::NewDynptr(new) = arg {
+            let parent = meta.dynptr.map(|reg| (reg.extra, reg.ref_obj_id));
+            let of = match new {
+                NewDynptr::Skb => DynptrKind::Skb,
+                NewDynptr::Xdp => DynptrKind::Xdp,
+                NewDynptr::Clone => match parent {
+                    Some((Extra::Dynptr { kind, .. }, owner)) => {
+                        call.ref_obj_id = owner;
+                        call.clones = true;
+                        kind
+                    }
+                    _ => return Err(crate::env::internal!(self, "no dynptr type for parent of clone")),
+                },
+            };
+            kind = TypeFlags::UNINIT.with(match of {
+                DynptrKind::Local => TypeFlags::DYNPTR_LOCAL,
+                DynptrKind::Ringbuf => TypeFlags::DYNPTR_RINGBUF,
+                DynptrKind::Skb => TypeFlags::DYNPTR_SKB,
+                DynptrKind::Xdp => TypeFlags::DYNPTR_XDP,
+            });
+        } else if reg.base() == Base::Dynptr {
+            kind = TypeFlags::RDONLY;
+        }
+        self.check_dynptr_arg(n, ArgType::new(ArgKind::PtrToDynptr, kind), &mut call)?;
+        if !matches!(arg, KfuncArg::NewDynptr(_)) {
+            meta.dynptr = Some(self.dynptr_of(n));
+        }
+        Ok(())
+    }
+
+    /// A kernel object of this type, or a socket.
+    fn check_kernel_object(&mut self, n: u8, wanted: &'static str, meta: &mut KfuncMeta) -> Check {
+        let reg = *self.reg(n);
+        let at = n - 1;
+        let is_object = reg.base() == Base::BtfId;
+        if !is_object {
+            let text = format!("arg#{at} pointer type STRUCT {wanted} must point to scalar, or struct with scalar");
+            return Err(reject!(self, EINVAL, "{text}"));
+        }
+        let unsafe_flags = reg.ty.has(flags::UNTRUSTED | flags::USER | flags::PERCPU);
+        if !meta.proto.has(kf::RELEASE) || reg.ref_obj_id == 0 {
+            let trusted = reg.ref_obj_id != 0
+                || (reg.ty.has(flags::TRUSTED | flags::ALLOC | flags::NON_OWN)
+                    && !reg.ty.has(flags::UNTRUSTED | flags::USER | flags::PERCPU | flags::RCU));
+            if !trusted {
+                if !meta.proto.has(kf::RCU) {
+                    return Err(reject!(self, EINVAL, "R{n} must be referenced or trusted"));
+                }
+                if !reg.ty.has(flags::RCU) {
+                    return Err(reject!(self, EINVAL, "R{n} must be a rcu pointer"));
+                }
+            }
+        }
+        if unsafe_flags {
+            let name = type_name(reg.ty);
+            return Err(reject!(self, EINVAL, "arg#{at} is {name} expected ptr_ or socket"));
+        }
+        let strict = meta.proto.has(kf::ACQUIRE) || (meta.proto.has(kf::RELEASE) && reg.ref_obj_id != 0);
+        let have = match reg.extra {
+            Extra::Kernel(number) => *KERNEL_TYPES.get(usize::from(number)).unwrap_or(&"?"),
+            _ => "",
+        };
+        // A `bpf_cpumask` begins with a `cpumask`.
+        let same = have == wanted || (!strict && wanted == "cpumask" && have == "bpf_cpumask");
+        if !same || reg.off != 0 {
+            let name = meta.proto.name;
+            let have = Self::object_type(&reg).map(|ty| self.object_name(ty)).unwrap_or_default();
+            let text = format!("kernel function {name} args#{at} expected pointer to STRUCT {wanted}");
+            return Err(reject!(self, EINVAL, "{text} but R{n} has a pointer to STRUCT {have}"));
+        }
+        Ok(())
+    }
+}
