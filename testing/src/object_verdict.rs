@@ -122,7 +122,7 @@ fn shape<'a>(map: &'a MapSpec, record: &'a Option<Vec<RecordField>>) -> Result<M
         frozen: read_only,
         contents: if read_only { map.initial_value() } else { None },
         record: Cow::Borrowed(record.as_deref().unwrap_or_default()),
-        btf_value_type_id: map.value_type.filter(|_| record.is_some()).map_or(0, |id| id.0),
+        btf_value_type_id: map.value_type.map_or(0, |id| id.0),
         inner: map.inner.as_deref().map(|inner| shape(inner, &NO_FIELDS).map(Box::new)).transpose()?,
         id: 0,
     })

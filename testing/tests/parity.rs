@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use skep_abi::helper::{Allowed, Caps, helper, helper_allowed};
 use skep_abi::{AttachType, ProgType};
-use skep_runtime::kfunc::KFUNCS;
+use skep_runtime::kfunc::{kfunc, table};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/parity/helpers.md");
 const LAST: u32 = 211;
@@ -43,8 +43,13 @@ fn render() -> String {
         writeln!(text, "{}", row(id, runs(id))).expect("string");
     }
     text += "\n## Kernel functions that run\n\n";
-    for kfunc in KFUNCS {
-        writeln!(text, "* `{}`", kfunc.name).expect("string");
+    for known in skep_abi::kfunc::KFUNCS.iter().filter(|known| skep_verifier::has_kfunc(known.name)) {
+        writeln!(text, "* `{}`", known.name).expect("string");
+    }
+    text += "\n## Kernel functions whose calls are verified, and that do not run\n\n\
+             A program that calls one gets the kernel's verdict; loading it is refused with one sentence.\n\n";
+    for known in skep_abi::kfunc::KFUNCS.iter().filter(|known| !skep_verifier::has_kfunc(known.name)) {
+        writeln!(text, "- `{}`", known.name).expect("string");
     }
     text
 }
@@ -62,6 +67,18 @@ fn the_helper_list_claims_nothing_that_is_not_there() {
     }
     for line in committed.lines().filter_map(|line| line.strip_prefix("* `")) {
         let name = line.trim_end_matches('`');
-        assert!(KFUNCS.iter().any(|kfunc| kfunc.name == name), "{name} does not run");
+        assert!(skep_verifier::has_kfunc(name), "{name} does not run");
+    }
+}
+
+/// What the verifier lets through as runnable is there; throwing is written out by the rewrite and has no function.
+#[test]
+fn the_verifier_knows_which_kernel_functions_run() {
+    for known in skep_abi::kfunc::KFUNCS {
+        let runs = kfunc(known.name).is_some() || known.name == "bpf_throw";
+        assert_eq!(skep_verifier::has_kfunc(known.name), runs, "{}", known.name);
+    }
+    for kfunc in table() {
+        assert!(skep_abi::kfunc::kfunc(kfunc.name).is_some(), "{} has no prototype", kfunc.name);
     }
 }

@@ -12,8 +12,8 @@ mod encode;
 pub mod errno;
 pub mod flags;
 pub mod helper;
-pub mod kfunc;
 pub mod insn;
+pub mod kfunc;
 pub mod opcode;
 pub mod types;
 

@@ -32,8 +32,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<ObjectSpec> {
     };
     let references = relocate::collect(&context)?;
     let infos = Infos::new(&ext)?;
-    let linker =
-        Linker { elf: &elf, functions: &functions, references: &references, infos, btf: btf.as_deref() };
+    let linker = Linker { elf: &elf, functions: &functions, references: &references, infos, btf: btf.as_deref() };
     let programs = linker.link()?;
     maps::resolve_slots(&elf, &defined, &mut map_specs, &programs)?;
     Ok(ObjectSpec {

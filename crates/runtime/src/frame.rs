@@ -18,6 +18,9 @@ use crate::program::ProgInner;
 pub(crate) const BLOCK_OFF: u64 = 64;
 /// Offset of the tail-call counter (`u32`) from the vCPU's base.
 pub(crate) const TAIL_CALLS_OFF: u64 = BLOCK_OFF + offset_of!(CpuBlock, tail_calls) as u64;
+/// Offset of the words that an exception travels in, from the vCPU's base; see `skep_verifier::RewriteOptions::thrown`.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a small offset")]
+pub const EXCEPTION_WORDS: i32 = (BLOCK_OFF + offset_of!(CpuBlock, exception) as u64) as i32;
 /// Tail calls of one run at most (`MAX_TAIL_CALL_CNT`).
 pub(crate) const MAX_TAIL_CALLS: u32 = 33;
 
@@ -32,6 +35,8 @@ pub(crate) struct CpuBlock {
     pub(crate) depth: Cell<u32>,
     /// State of the pseudo-random generator; zero until its first use.
     pub(crate) random: Cell<[u64; 2]>,
+    /// What a program has thrown, and whether it has; clear but while the frames of a program are left.
+    pub(crate) exception: Cell<[u64; 2]>,
 }
 
 /// One run of a program, as helpers see it.

@@ -19,5 +19,6 @@ pub mod program;
 pub mod test_run;
 
 pub use engine::{EngineError, EngineState, LayoutBase, StatsGuard, TraceLine, TraceSink};
+pub use frame::EXCEPTION_WORDS;
 pub use program::{Code, ProgStats, Program, ProgramError, ProgramParts, ReplaceError, Retired, RunError, StatsOff};
 pub use test_run::{TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult};

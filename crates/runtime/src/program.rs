@@ -383,6 +383,10 @@ impl Program {
 }
 
 impl ProgInner {
+    pub(crate) fn prog_type(&self) -> ProgType {
+        self.parts.prog_type
+    }
+
     /// Where a run enters that sets no frame; 0: each run sets one.
     fn bare_entry(&self) -> u64 {
         if self.needs_frame { 0 } else { self.entry }

@@ -44,6 +44,15 @@ pub enum LoadError {
         /// Its type.
         prog_type: skep_abi::ProgType,
     },
+    /// An accepted program uses something that this engine does not have: the verdict is the kernel's, running it is not
+    /// possible here.
+    #[error("program '{program}' is accepted, but cannot be run here: {need}")]
+    Needs {
+        /// The program.
+        program: String,
+        /// The first thing that is missing.
+        need: skep_verifier::Need,
+    },
     /// An accepted program could not be turned into something to run.
     #[error("program '{program}': {step}")]
     Build {
@@ -101,6 +110,7 @@ impl LoadError {
             Self::Map(error) => error.errno,
             Self::Rejected { rejection, .. } => rejection.errno,
             Self::Slot { errno, .. } => *errno,
+            Self::Needs { .. } => Errno::ENOTSUPP,
             _ => Errno::EINVAL,
         }
     }

@@ -101,7 +101,11 @@ fn build(
     let built = object.with_program_spec(index, views, context.map(Context::table), |view, poisoned| {
         let view = &skep_verifier::ProgramSpec { helpers: Some(&helpers), ..view.clone() };
         let verified = verify(engine, view, poisoned)?;
-        let options = RewriteOptions { pokes, ..RewriteOptions::default() };
+        if let Some(need) = verified.needs().first() {
+            return Err(LoadError::Needs { program: spec.name.clone(), need: need.clone() });
+        }
+        let thrown = Some(skep_runtime::EXCEPTION_WORDS);
+        let options = RewriteOptions { pokes, thrown, ..RewriteOptions::default() };
         let xlated = skep_verifier::rewrite(view, &verified, &options)
             .map_err(|error| failed("cannot be rewritten", Box::new(error)))?;
         Ok::<_, LoadError>((view.prog_type, view.attach_type, verified.stats().processed, xlated))

@@ -336,11 +336,12 @@ impl Env<'_> {
                 }
                 self.subprogs[sub].changes_pkt_data |= traits.changes_pkt_data;
                 self.subprogs[sub].might_sleep |= traits.might_sleep;
+                self.subprogs[sub].might_throw |= traits.throws;
             }
         }
     }
 
-    /// A caller changes packets or sleeps where its callee does.
+    /// A caller changes packets, sleeps or throws where its callee does.
     fn spread_effects(&mut self) {
         loop {
             let mut changed = false;
@@ -352,11 +353,15 @@ impl Env<'_> {
                 };
                 let caller = self.subprog_at(at);
                 let Some(callee) = self.subprog_starting(i64::from(Self::relative(at, off))) else { continue };
-                let (pkt, sleep) = (self.subprogs[callee].changes_pkt_data, self.subprogs[callee].might_sleep);
+                let callee = &self.subprogs[callee];
+                let (pkt, sleep, throw) = (callee.changes_pkt_data, callee.might_sleep, callee.might_throw);
                 let caller = &mut self.subprogs[caller];
-                changed |= (pkt && !caller.changes_pkt_data) || (sleep && !caller.might_sleep);
+                changed |= (pkt && !caller.changes_pkt_data)
+                    || (sleep && !caller.might_sleep)
+                    || (throw && !caller.might_throw);
                 caller.changes_pkt_data |= pkt;
                 caller.might_sleep |= sleep;
+                caller.might_throw |= throw;
             }
             if !changed {
                 return;

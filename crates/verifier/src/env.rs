@@ -88,6 +88,7 @@ pub(crate) struct SubprogInfo {
     pub(crate) has_ld_abs: bool,
     pub(crate) changes_pkt_data: bool,
     pub(crate) might_sleep: bool,
+    pub(crate) might_throw: bool,
     /// BTF id of its function, 0 without BTF.
     pub(crate) func_id: u32,
     /// Arguments of a global function, once read from BTF.

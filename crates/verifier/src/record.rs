@@ -257,7 +257,10 @@ mod tests {
     #[test]
     fn a_lock_is_found_where_it_lies() {
         let (btf, id) = value(8, 1);
-        assert_eq!(value_record(&btf, id).unwrap(), [RecordField { kind: FieldKind::SpinLock, offset: 8, size: 4, target: FieldTarget::None }]);
+        assert_eq!(
+            value_record(&btf, id).unwrap(),
+            [RecordField { kind: FieldKind::SpinLock, offset: 8, size: 4, target: FieldTarget::None }]
+        );
         let (btf, id) = value(8, 0);
         assert_eq!(value_record(&btf, id).unwrap(), []);
     }

@@ -90,8 +90,9 @@ impl Env<'_> {
 
     /// A callback runs inside a helper, whose frame throwing would skip.
     fn check_throwing_chain(&mut self, chain: &[Level], at: u32) -> Check {
-        let Some(callback) = chain.iter().find(|level| self.subprogs[level.sub].is_cb) else { return Ok(()) };
-        let sub = callback.sub;
+        let in_callback = chain.iter().any(|level| self.subprogs[level.sub].is_cb);
+        let Some(top) = chain.last().filter(|_| in_callback) else { return Ok(()) };
+        let sub = top.sub;
         Err(reject!(self, EINVAL, "bpf_throw kfunc (insn {at}) cannot be called from callback subprog {sub}"))
     }
 

@@ -201,6 +201,8 @@ pub struct Subprog {
     pub is_callback: bool,
     /// Called back outside the run (timer, workqueue).
     pub is_async_callback: bool,
+    /// Called with what was thrown.
+    pub is_exception_callback: bool,
     /// It makes a tail call itself.
     pub has_tail_call: bool,
     /// It is called, through any chain, from or with a tail call, so the counter passes through it.

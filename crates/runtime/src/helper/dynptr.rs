@@ -71,8 +71,18 @@ impl Dynptr {
         (in_memory && self.data != 0).then(|| (self.data.wrapping_add(u64::from(self.offset)), u64::from(self.len())))
     }
 
+    /// Narrows it to the bytes from `start` to `end`; `ERANGE` beyond its end.
+    pub(crate) fn adjust(&mut self, start: u32, end: u32) -> Result<(), Errno> {
+        if start > self.len() || end > self.len() || start > end {
+            return Err(Errno::ERANGE);
+        }
+        self.offset += start;
+        self.size = self.size & !MAX_SIZE | (end - start);
+        Ok(())
+    }
+
     /// The range from `offset` on, counted from `data`.
-    fn range(&self, offset: u64, len: u64) -> Result<std::ops::Range<usize>, Errno> {
+    pub(crate) fn range(&self, offset: u64, len: u64) -> Result<std::ops::Range<usize>, Errno> {
         let (offset, len, size) = (u64::from(low(offset)), u64::from(low(len)), u64::from(self.len()));
         if len > size || offset > size - len {
             return Err(Errno::E2BIG);
@@ -110,13 +120,134 @@ unsafe fn from_mem(_run: Run, [memory, size, flags, to, _]: [u64; 5]) -> u64 {
     status(result)
 }
 
-/// Runs `f` on the bytes of the packet that a packet dynptr leads to.
-fn packet(run: &Run, kind: Kind, f: impl FnOnce(&mut [u8]) -> Result<(), Errno>) -> Result<(), Errno> {
-    match (run.packet(), kind) {
-        (PacketRef::Skb(skb), Kind::Skb) => f(skb.packet_mut()),
-        (PacketRef::Xdp(xdp), Kind::Xdp) => f(xdp.packet_mut()),
+/// Copies bytes out of a dynptr.
+///
+/// # Safety
+/// The dynptr leads to memory that is alive; `to` is writable for its length and may overlap it.
+pub(crate) unsafe fn read_into(run: &Run, from: &Dynptr, offset: u64, to: *mut u8, len: u64) -> Result<(), Errno> {
+    if from.data == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let range = from.range(offset, len)?;
+    let target = to.expose_provenance() as u64;
+    match (from.kind(), run.packet()) {
+        (Kind::Local | Kind::Ringbuf, _) => {
+            // SAFETY: the range lies in the dynptr's memory (caller).
+            let source = unsafe { bytes(run, from.data + range.start as u64, range.len() as u64) };
+            // SAFETY: both are as long as the range; they may overlap.
+            unsafe { std::ptr::copy(source.as_ptr(), to, range.len()) };
+            Ok(())
+        }
+        (Kind::Skb, PacketRef::Skb(skb)) => {
+            let source = skb.packet().get(range).ok_or(Errno::EFAULT)?;
+            // SAFETY: as above.
+            unsafe { std::ptr::copy(source.as_ptr(), to, source.len()) };
+            Ok(())
+        }
+        (Kind::Xdp, PacketRef::Xdp(xdp)) => {
+            if range.end > xdp.total_len() {
+                return Err(Errno::EFAULT);
+            }
+            // The destination may lie in the packet.
+            let mut copy = vec![0; range.len()];
+            xdp.copy_out(range.start, &mut copy);
+            // SAFETY: writable for the length (caller).
+            unsafe { bytes_mut(run, target, copy.len() as u64) }.copy_from_slice(&copy);
+            Ok(())
+        }
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// Copies bytes into a dynptr.
+///
+/// # Safety
+/// The dynptr leads to memory that is alive; `from` is readable for its length and may overlap it.
+pub(crate) unsafe fn write_from(run: &Run, to: &Dynptr, offset: u64, from: *const u8, len: u64) -> Result<(), Errno> {
+    if to.data == 0 || to.is_read_only() {
+        return Err(Errno::EINVAL);
+    }
+    let range = to.range(offset, len)?;
+    match (to.kind(), run.packet()) {
+        (Kind::Local | Kind::Ringbuf, _) => {
+            // SAFETY: the range lies in the dynptr's memory (caller).
+            let target = unsafe { bytes_mut(run, to.data + range.start as u64, range.len() as u64) };
+            // SAFETY: both are as long as the range; they may overlap.
+            unsafe { std::ptr::copy(from, target.as_mut_ptr(), target.len()) };
+            Ok(())
+        }
+        (Kind::Skb, PacketRef::Skb(skb)) => {
+            let target = skb.packet_mut().get_mut(range).ok_or(Errno::EFAULT)?;
+            // SAFETY: as above.
+            unsafe { std::ptr::copy(from, target.as_mut_ptr(), target.len()) };
+            Ok(())
+        }
+        (Kind::Xdp, PacketRef::Xdp(xdp)) => {
+            if range.end > xdp.total_len() {
+                return Err(Errno::EFAULT);
+            }
+            // SAFETY: readable for the length (caller); it may lie in the packet, so it is copied first.
+            let copy = unsafe { bytes(run, from.expose_provenance() as u64, range.len() as u64) }.to_vec();
+            xdp.copy_in(range.start, &copy);
+            Ok(())
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Copies from one dynptr into another (`bpf_dynptr_copy`).
+///
+/// # Safety
+/// Both lead to memory that is alive.
+pub(crate) unsafe fn copy_between(
+    run: &Run,
+    (to, to_offset): (&Dynptr, u64),
+    (from, from_offset): (&Dynptr, u64),
+    len: u64,
+) -> Result<(), Errno> {
+    let source = from.range(from_offset, len);
+    let target = to.range(to_offset, len);
+    let (has_source, has_target) = (source.is_ok() && from.data != 0, to.data != 0 && !to.is_read_only());
+    if !has_source && !(has_target && target.is_ok()) && (source.is_err() || target.is_err()) {
+        return Err(Errno::E2BIG);
+    }
+    if !has_target {
+        return Err(Errno::EINVAL);
+    }
+    let mut buffer = [0_u8; 256];
+    let (len, mut done) = (u64::from(low(len)), 0);
+    while done < len || len == 0 {
+        let part = (len - done).min(buffer.len() as u64);
+        // SAFETY: the dynptr is alive (caller); the buffer has the length.
+        unsafe { read_into(run, from, from_offset + done, buffer.as_mut_ptr(), part) }?;
+        // SAFETY: as above.
+        unsafe { write_from(run, to, to_offset + done, buffer.as_ptr(), part) }?;
+        done += part;
+        if len == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Fills a part of a dynptr with one byte (`bpf_dynptr_memset`).
+///
+/// # Safety
+/// The dynptr leads to memory that is alive.
+pub(crate) unsafe fn fill(run: &Run, to: &Dynptr, offset: u64, len: u64, value: u8) -> Result<(), Errno> {
+    if to.is_read_only() {
+        return Err(Errno::EINVAL);
+    }
+    to.range(offset, len)?;
+    let buffer = [value; 256];
+    let (len, mut done) = (u64::from(low(len)), 0);
+    while done < len {
+        let part = (len - done).min(buffer.len() as u64);
+        // SAFETY: the dynptr is alive (caller); the buffer has the length.
+        unsafe { write_from(run, to, offset + done, buffer.as_ptr(), part) }?;
+        done += part;
+    }
+    Ok(())
 }
 
 unsafe fn read(run: Run, [to, len, from, offset, flags]: [u64; 5]) -> u64 {
@@ -124,28 +255,11 @@ unsafe fn read(run: Run, [to, len, from, offset, flags]: [u64; 5]) -> u64 {
     let from = unsafe { at(from) };
     // SAFETY: as above.
     let from = unsafe { from.read() };
-    if from.data == 0 || flags != 0 {
+    if flags != 0 {
         return Errno::EINVAL.as_return();
     }
-    let range = match from.range(offset, len) {
-        Ok(range) => range,
-        Err(errno) => return errno.as_return(),
-    };
-    // SAFETY: r1 is writable for r2 bytes (prototype).
-    let to = unsafe { bytes_mut(&run, to, range.len() as u64) };
-    status(match from.kind() {
-        Kind::Local | Kind::Ringbuf => {
-            // SAFETY: the range lies in the dynptr's memory, which the verifier keeps alive.
-            let source = unsafe { bytes(&run, from.data + range.start as u64, range.len() as u64) };
-            // SAFETY: both are as long as the range; they may overlap.
-            unsafe { std::ptr::copy(source.as_ptr(), to.as_mut_ptr(), to.len()) };
-            Ok(())
-        }
-        kind => packet(&run, kind, |bytes| {
-            to.copy_from_slice(bytes.get(range).ok_or(Errno::EFAULT)?);
-            Ok(())
-        }),
-    })
+    // SAFETY: r1 is writable for r2 bytes (prototype), and the verifier keeps the dynptr's memory alive.
+    status(unsafe { read_into(&run, &from, offset, std::ptr::with_exposed_provenance_mut(to as usize), len) })
 }
 
 unsafe fn write(run: Run, [to, offset, from, len, flags]: [u64; 5]) -> u64 {
@@ -153,29 +267,12 @@ unsafe fn write(run: Run, [to, offset, from, len, flags]: [u64; 5]) -> u64 {
     let to = unsafe { at(to) };
     // SAFETY: as above.
     let to = unsafe { to.read() };
-    if to.data == 0 || to.is_read_only() {
+    let in_memory = matches!(to.kind(), Kind::Local | Kind::Ringbuf);
+    if in_memory && flags != 0 && to.data != 0 && !to.is_read_only() && to.range(offset, len).is_ok() {
         return Errno::EINVAL.as_return();
     }
-    let range = match to.range(offset, len) {
-        Ok(range) => range,
-        Err(errno) => return errno.as_return(),
-    };
-    // SAFETY: r3 is readable for r4 bytes (prototype).
-    let from = unsafe { bytes(&run, from, range.len() as u64) };
-    status(match to.kind() {
-        Kind::Local | Kind::Ringbuf if flags != 0 => Err(Errno::EINVAL),
-        Kind::Local | Kind::Ringbuf => {
-            // SAFETY: the range lies in the dynptr's memory, which the verifier keeps alive.
-            let target = unsafe { bytes_mut(&run, to.data + range.start as u64, range.len() as u64) };
-            // SAFETY: both are as long as the range; they may overlap.
-            unsafe { std::ptr::copy(from.as_ptr(), target.as_mut_ptr(), target.len()) };
-            Ok(())
-        }
-        kind => packet(&run, kind, |bytes| {
-            bytes.get_mut(range).ok_or(Errno::EFAULT)?.copy_from_slice(from);
-            Ok(())
-        }),
-    })
+    // SAFETY: r3 is readable for r4 bytes (prototype), and the verifier keeps the dynptr's memory alive.
+    status(unsafe { write_from(&run, &to, offset, std::ptr::with_exposed_provenance(from as usize), len) })
 }
 
 unsafe fn data(run: Run, [from, offset, len, ..]: [u64; 5]) -> u64 {

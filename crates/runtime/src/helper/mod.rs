@@ -101,7 +101,8 @@ pub fn table() -> &'static [(u32, HelperFn)] {
     &TABLE
 }
 
-use {entry, generic_entry};
+pub(crate) use entry;
+use generic_entry;
 
 /// A result as a helper returns it.
 fn status(result: Result<(), Errno>) -> u64 {
@@ -115,7 +116,7 @@ fn status(result: Result<(), Errno>) -> u64 {
 ///
 /// # Safety
 /// `len` bytes at `address` are readable for the length of the helper call, and no other argument writes them.
-unsafe fn bytes(_run: &Run, address: u64, len: u64) -> &[u8] {
+pub(crate) unsafe fn bytes(_run: &Run, address: u64, len: u64) -> &[u8] {
     if len == 0 {
         return &[];
     }
@@ -129,7 +130,7 @@ unsafe fn bytes(_run: &Run, address: u64, len: u64) -> &[u8] {
 /// # Safety
 /// `len` bytes at `address` are writable for the length of the helper call, and no other argument overlaps them.
 #[expect(clippy::mut_from_ref, reason = "the run only gives the lifetime")]
-unsafe fn bytes_mut(_run: &Run, address: u64, len: u64) -> &mut [u8] {
+pub(crate) unsafe fn bytes_mut(_run: &Run, address: u64, len: u64) -> &mut [u8] {
     if len == 0 {
         return &mut [];
     }
@@ -140,7 +141,7 @@ unsafe fn bytes_mut(_run: &Run, address: u64, len: u64) -> &mut [u8] {
 
 /// The low half of an argument, for parameters of 32 bits.
 #[expect(clippy::cast_possible_truncation, reason = "a u32 parameter takes the register's low half")]
-const fn low(argument: u64) -> u32 {
+pub(crate) const fn low(argument: u64) -> u32 {
     argument as u32
 }
 

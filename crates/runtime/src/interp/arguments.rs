@@ -5,6 +5,7 @@
 //! kernel/bpf/verifier.c, 6.18, which does it before the program runs.
 
 use skep_abi::helper::{ArgKind, ArgType, TypeFlags, helper};
+use skep_abi::kfunc::{KfuncArg, KfuncProto};
 
 use super::memory::Kind;
 use super::{FaultKind, Interp, Stopped};
@@ -69,6 +70,34 @@ impl<'a> Interp<'a> {
         Ok(())
     }
 
+    /// Tests the arguments of a kernel function in r1 to r5.
+    pub(super) fn check_kfunc_arguments(
+        &self,
+        insn: usize,
+        proto: &KfuncProto,
+        regs: &[u64; 12],
+    ) -> Result<(), Stopped> {
+        for (at, arg) in proto.args.iter().enumerate() {
+            let value = regs[at + 1];
+            match *arg {
+                KfuncArg::Ctx if value != self.ctx.object() as u64 => {
+                    self.stop(insn, FaultKind::Read { address: value, len: 1 })?;
+                }
+                KfuncArg::Dynptr => self.check_made_dynptr(insn, value)?,
+                KfuncArg::DynptrOrNull if value != 0 => self.check_made_dynptr(insn, value)?,
+                KfuncArg::NewDynptr(_) => self.check(insn, value, DYNPTR, Kind::Write)?,
+                KfuncArg::Iter(iter) => self.check(insn, value, u64::from(iter.slots) * 8, Kind::Write)?,
+                KfuncArg::Mem(size, _) => self.check(insn, value, u64::from(size), Kind::Write)?,
+                KfuncArg::MemSizedOrNull if value == 0 => {}
+                KfuncArg::MemSized | KfuncArg::MemSizedOrNull => {
+                    self.check(insn, value, u64::from(crate::helper::low(regs[at + 2])), Kind::Write)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The map object at `address`: one of the program's maps, or a map that a lookup in one of them found.
     fn map_object(&self, address: u64) -> Option<&'a MapObject> {
         if let Some(map) = self.map_at(address) {
@@ -99,10 +128,14 @@ impl<'a> Interp<'a> {
 
     /// A dynptr lies on the stack; unless it is about to be made, what it leads to is the run's memory.
     fn check_dynptr(&self, insn: usize, arg: &ArgType, at: u64) -> Result<(), Stopped> {
-        self.check(insn, at, DYNPTR, Kind::Write)?;
         if arg.flags.has(TypeFlags::UNINIT) {
-            return Ok(());
+            return self.check(insn, at, DYNPTR, Kind::Write);
         }
+        self.check_made_dynptr(insn, at)
+    }
+
+    fn check_made_dynptr(&self, insn: usize, at: u64) -> Result<(), Stopped> {
+        self.check(insn, at, DYNPTR, Kind::Write)?;
         // SAFETY: the address of a dynptr, by the prototype.
         let dynptr = unsafe { crate::helper::dynptr::at(at) };
         // SAFETY: writable memory of the run (tested above).

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use skep_abi::CallTarget;
 
-use super::memory::Kind;
 use super::{FaultKind, Interp, Stopped};
 use crate::frame::{MAX_TAIL_CALLS, Run};
 use crate::helper::HelperFn;
@@ -31,10 +30,8 @@ impl<'a> Interp<'a> {
     ) -> Result<(), Stopped> {
         if let CallTarget::Helper(id) = target {
             self.check_arguments(insn, id, regs)?;
-        } else if let Some(kfunc) = kfunc::at(address)
-            && kfunc.memory != 0
-        {
-            self.check(insn, regs[1], u64::from(kfunc.memory), Kind::Write)?;
+        } else if let Some(proto) = kfunc::at(address).and_then(kfunc::Kfunc::proto) {
+            self.check_kfunc_arguments(insn, proto, regs)?;
         }
         self.at.set(insn);
         if self.calls.get() >= MAX_NESTING {

@@ -6,6 +6,7 @@
 use skep_abi::Size;
 
 use super::{FaultKind, Interp, Stopped};
+use crate::frame::EXCEPTION_WORDS;
 use crate::map::MapRef;
 
 /// What an access does.
@@ -36,6 +37,10 @@ impl Interp<'_> {
     fn allowed(&self, address: u64, len: u64, kind: Kind) -> bool {
         let inside = |start: u64, end: u64| address >= start && address <= end && len <= end - address;
         if inside(self.stack_low.get(), self.stack.1) {
+            return true;
+        }
+        let exception = (self.cpu_base.as_ptr() as u64).wrapping_add(u64::from(EXCEPTION_WORDS.unsigned_abs()));
+        if inside(exception, exception + 16) {
             return true;
         }
         let ctx = self.ctx.object() as u64;

@@ -21,6 +21,7 @@ use thiserror::Error;
 
 pub use self::program::{InterpError, InterpProgram, Resolve};
 use crate::ctx::CtxParts;
+use crate::frame::Run;
 
 /// Why a run stopped that the checks of the interpreter ended.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -161,6 +162,11 @@ impl<'a> Interp<'a> {
         let mut regs = [0_u64; 12];
         regs[1] = self.ctx.object() as u64;
         let result = self.execute(0, regs);
+        if result.is_err() {
+            // The run may have ended while the program's frames were being left.
+            // SAFETY: the vCPU is held by this thread for the length of the run.
+            unsafe { Run::new(self.cpu_base.as_ptr()) }.block().exception.set([0; 2]);
+        }
         match (result, self.fault.borrow_mut().take()) {
             (Ok(r0), None) => Ok(r0),
             (_, Some(fault)) => Err(fault),

@@ -35,6 +35,8 @@ pub use object::{
     map_update_elem,
 };
 pub use ops::{Access, BatchSupport, BucketBatch, MapAccessInfo, MapFns, MapOps, RedirectTarget, Slot, Vcpu};
+pub(crate) use value::copy as copy_bytes;
+
 pub use spec::{FieldKind, MapBtf, MapInfo, MapSpec, Record, SpecialField};
 
 #[cfg(test)]

@@ -77,6 +77,10 @@ impl Env<'_> {
         if self.options.log_level & 3 != 0 {
             log!(self, "Func#{sub} ('{name}') is global and assumed valid.\n");
         }
+        if self.subprogs[sub].might_throw && self.holds_anything() {
+            // The kernel takes this, and what is held is lost when the function throws.
+            self.need("a global function that may throw while something is held");
+        }
         if self.subprogs[sub].changes_pkt_data {
             self.clear_packet_pointers();
         }
@@ -85,6 +89,12 @@ impl Env<'_> {
         self.set_unknown(0);
         self.insn += 1;
         Ok(())
+    }
+
+    /// A reference, a lock or a section that the path must give back.
+    fn holds_anything(&self) -> bool {
+        let res = &self.cur.res;
+        !res.refs.is_empty() || res.locks > 0 || res.preempt > 0 || res.rcu > 0 || res.irq != 0
     }
 
     /// r0-r5 of the running frame cannot be read after a call.

@@ -9,7 +9,7 @@ use crate::check::Access;
 use crate::check::arg::CallMeta;
 use crate::check::stack::place;
 use crate::env::{Check, Env, reject};
-use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType};
+use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
 use crate::state::stack::{ByteKind, SLOT, Slot};
 
 /// Slots of a dynptr.
@@ -177,7 +177,10 @@ impl Env<'_> {
         self.forget_dynptr(frame, main);
         let dead = self.unknown();
         self.cur.for_each_reg(
-            |r| r.is_pointer() && matches!(r.base(), Base::Mem) && r.dynptr_id != 0 && r.dynptr_id == owned.id,
+            // A slice of a packet is as good as the packet, whatever becomes of the dynptr that it was taken from.
+            |r| {
+                r.ty.without(flags::MAYBE_NULL) == RegType::of(Base::Mem) && r.dynptr_id != 0 && r.dynptr_id == owned.id
+            },
             |r| *r = dead,
         );
         Ok(())

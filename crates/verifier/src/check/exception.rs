@@ -28,9 +28,7 @@ impl Env<'_> {
             let text = format!("exception callback '{name}' could not be found in BTF");
             return Err(self.reject(Errno::ENOENT, malformed, text));
         };
-        let global = btf
-            .get(func)
-            .is_some_and(|ty| matches!(ty.data, TypeData::Func { linkage: Linkage::Global, .. }));
+        let global = btf.get(func).is_some_and(|ty| matches!(ty.data, TypeData::Func { linkage: Linkage::Global, .. }));
         if !global {
             let text = format!("exception callback '{name}' must have global linkage");
             return Err(self.reject(Errno::EINVAL, malformed, text));

@@ -9,7 +9,7 @@ use crate::env::{Check, Env, log, reject};
 use crate::explore::Flow;
 use crate::print::type_name;
 use crate::state::bounds::Interval;
-use crate::state::reg::{Base, Reg};
+use crate::state::reg::{Base, Extra, Reg};
 
 /// The text of a scalar outside its range.
 pub(crate) fn out_of_range(reg: &Reg, range: Interval<i64>, context: &str, name: &str) -> String {
@@ -76,6 +76,7 @@ impl Env<'_> {
         let start_of = |sub: u32| extents.get(sub as usize).copied().unwrap_or((0, 0));
         self.live_stack.update(self.spec.insns, &self.cur, &start_of);
         self.cur.frames.pop();
+        self.forget_slices_of(depth);
         self.live_stack_moved_after_commit();
         if callback.is_some()
             && let Some(previous) = self.previous_entry_from(self.cur.dfs_depth, self.insn)
@@ -83,6 +84,15 @@ impl Env<'_> {
             self.widen_cur(previous);
         }
         Ok(())
+    }
+
+    /// A slice may be a copy in a buffer on the frame that is gone. The kernel does not look at this.
+    fn forget_slices_of(&mut self, frame: usize) {
+        let dead = if self.caps.perfmon { Reg::UNKNOWN } else { Reg::NOT_INIT };
+        self.cur.for_each_reg(
+            |r| matches!(r.extra, Extra::Slice { frame: of, .. } if usize::from(of) == frame),
+            |r| *r = dead,
+        );
     }
 
     /// A frame of the current state, whole, in a line of its own.

@@ -167,6 +167,7 @@ impl Env<'_> {
     /// The object that `bpf_obj_drop` frees.
     pub(crate) fn check_dropped(&mut self, n: u8, meta: &mut KfuncMeta) -> Check {
         let reg = *self.reg(n);
+        self.check_trusted(n, &reg, meta)?;
         let at = n - 1;
         let owned = RegType::of(Base::BtfId).with(flags::ALLOC);
         let function = meta.proto.name;

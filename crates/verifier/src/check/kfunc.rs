@@ -23,6 +23,21 @@ pub(crate) const RUNNABLE: &[&str] = &[
     "bpf_rcu_read_unlock",
     "bpf_preempt_disable",
     "bpf_preempt_enable",
+    "bpf_iter_bits_new",
+    "bpf_iter_bits_next",
+    "bpf_iter_bits_destroy",
+    "bpf_dynptr_from_skb",
+    "bpf_dynptr_from_xdp",
+    "bpf_dynptr_slice",
+    "bpf_dynptr_slice_rdwr",
+    "bpf_dynptr_adjust",
+    "bpf_dynptr_is_null",
+    "bpf_dynptr_is_rdonly",
+    "bpf_dynptr_size",
+    "bpf_dynptr_clone",
+    "bpf_dynptr_copy",
+    "bpf_dynptr_memset",
+    "bpf_throw",
 ];
 
 /// Whether programs can call a kernel function of this name here.
@@ -267,7 +282,8 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "the prog does not allow writes to packet data"));
         }
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        Ok(Reg { dynptr_id: dynptr.id, ..Reg::pointer(ty, Extra::MemSize(size)) })
+        let frame = meta.buffer_frame;
+        Ok(Reg { dynptr_id: dynptr.id, ..Reg::pointer(ty, Extra::Slice { size, frame }) })
     }
 
     fn kernel_ctx(&self) -> Option<u16> {
@@ -342,9 +358,7 @@ impl Env<'_> {
     pub(crate) fn object_name(&self, ty: ObjectType) -> String {
         match ty {
             ObjectType::Local(id) => self.spec.btf.map_or("", |btf| btf.name(id)).to_owned(),
-            ObjectType::Kernel(number) => {
-                (*kfunc::KERNEL_TYPES.get(usize::from(number)).unwrap_or(&"?")).to_owned()
-            }
+            ObjectType::Kernel(number) => (*kfunc::KERNEL_TYPES.get(usize::from(number)).unwrap_or(&"?")).to_owned(),
         }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct KfuncMeta {
     pub(crate) release: Option<u8>,
     /// The initialised dynptr argument.
     pub(crate) dynptr: Option<Reg>,
+    /// Frame of the buffer argument, if that is on the stack.
+    pub(crate) buffer_frame: u8,
     /// Type of the object argument.
     pub(crate) object: Extra,
     /// The path owns that object.
@@ -48,6 +50,7 @@ impl KfuncMeta {
             ref_obj_id: 0,
             release: None,
             dynptr: None,
+            buffer_frame: 0,
             object: Extra::None,
             owning: false,
             root: None,
@@ -151,7 +154,9 @@ impl Env<'_> {
                     return Err(reject!(self, EINVAL, "arg#{at} expected pointer to ctx, but got {name}"));
                 }
             }
-            KfuncArg::Dynptr | KfuncArg::DynptrOrNull | KfuncArg::NewDynptr(_) => self.check_kfunc_dynptr(n, arg, meta)?,
+            KfuncArg::Dynptr | KfuncArg::DynptrOrNull | KfuncArg::NewDynptr(_) => {
+                self.check_kfunc_dynptr(n, arg, meta)?
+            }
             KfuncArg::Iter(iter) => meta.iter = self.check_iter_arg(n, iter, meta)?,
             KfuncArg::ListHead => self.check_root(n, FieldKind::ListHead, meta)?,
             KfuncArg::RbRoot => self.check_root(n, FieldKind::RbRoot, meta)?,
@@ -188,6 +193,9 @@ impl Env<'_> {
 
     fn check_sized_memory(&mut self, n: u8, reg: &Reg, arg: KfuncArg, meta: &mut KfuncMeta) -> Check {
         self.refuse_object_as_memory(n, reg, meta)?;
+        if reg.base() == Base::Stack {
+            meta.buffer_frame = u8::try_from(reg.frame()).unwrap_or(u8::MAX);
+        }
         let at = n - 1;
         let constant = meta.proto.args.get(usize::from(n)) == Some(&KfuncArg::Size(true));
         if !(arg == KfuncArg::MemSizedOrNull && reg.is_null()) {
@@ -267,6 +275,22 @@ impl Env<'_> {
         Ok(())
     }
 
+    /// The object is referenced, or trusted, or protected where that will do.
+    pub(crate) fn check_trusted(&mut self, n: u8, reg: &Reg, meta: &KfuncMeta) -> Check {
+        let safe = flags::TRUSTED | flags::ALLOC | flags::NON_OWN;
+        let trusted = reg.is_pointer() && (reg.ref_obj_id != 0 || (reg.ty.has(safe) && reg.ty.flags & !safe == 0));
+        if trusted {
+            return Ok(());
+        }
+        if !meta.proto.has(kf::RCU) {
+            return Err(reject!(self, EINVAL, "R{n} must be referenced or trusted"));
+        }
+        if !reg.ty.has(flags::RCU) {
+            return Err(reject!(self, EINVAL, "R{n} must be a rcu pointer"));
+        }
+        Ok(())
+    }
+
     /// A kernel object of this type, or a socket.
     fn check_kernel_object(&mut self, n: u8, wanted: &'static str, meta: &mut KfuncMeta) -> Check {
         let reg = *self.reg(n);
@@ -276,21 +300,8 @@ impl Env<'_> {
             let text = format!("arg#{at} pointer type STRUCT {wanted} must point to scalar, or struct with scalar");
             return Err(reject!(self, EINVAL, "{text}"));
         }
-        let unsafe_flags = reg.ty.has(flags::UNTRUSTED | flags::USER | flags::PERCPU);
-        if !meta.proto.has(kf::RELEASE) || reg.ref_obj_id == 0 {
-            let trusted = reg.ref_obj_id != 0
-                || (reg.ty.has(flags::TRUSTED | flags::ALLOC | flags::NON_OWN)
-                    && !reg.ty.has(flags::UNTRUSTED | flags::USER | flags::PERCPU | flags::RCU));
-            if !trusted {
-                if !meta.proto.has(kf::RCU) {
-                    return Err(reject!(self, EINVAL, "R{n} must be referenced or trusted"));
-                }
-                if !reg.ty.has(flags::RCU) {
-                    return Err(reject!(self, EINVAL, "R{n} must be a rcu pointer"));
-                }
-            }
-        }
-        if unsafe_flags {
+        self.check_trusted(n, &reg, meta)?;
+        if reg.ty.has(flags::UNTRUSTED | flags::USER | flags::PERCPU) {
             let name = type_name(reg.ty);
             return Err(reject!(self, EINVAL, "arg#{at} is {name} expected ptr_ or socket"));
         }

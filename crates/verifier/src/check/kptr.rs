@@ -86,10 +86,14 @@ impl Env<'_> {
         } else {
             ty = ty.with(flags::UNTRUSTED);
         }
-        if field.kind != FieldKind::KptrRef || matches!(object, ObjectType::Kernel(_)) {
-            self.need("kptrs of the kernel's objects");
-        }
+        self.need_kptr(field);
         Reg { id: self.new_id(), ..Reg::pointer(ty, extra_of(object)) }
+    }
+
+    /// Fields that hold objects of the kernel, or one object for each CPU, are not to be had here, nor are others yet.
+    fn need_kptr(&mut self, field: RecordField) {
+        let kernel = matches!(field.target, FieldTarget::Object(ObjectType::Kernel(_)));
+        self.need(if kernel { "kptrs of the kernel's objects" } else { "kptrs" });
     }
 
     /// A grace period cannot end here.
@@ -111,9 +115,8 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "R{n} {text}"));
         };
         let record = self.record_of(&reg);
-        let is_kptr = |f: &RecordField| {
-            matches!(f.kind, FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu)
-        };
+        let is_kptr =
+            |f: &RecordField| matches!(f.kind, FieldKind::KptrUnref | FieldKind::KptrRef | FieldKind::KptrPercpu);
         if !record.iter().any(is_kptr) {
             return Err(reject!(self, EINVAL, "R{n} has no valid kptr"));
         }
@@ -124,9 +127,7 @@ impl Env<'_> {
         if field.kind == FieldKind::KptrUnref {
             return Err(reject!(self, EACCES, "off={off} kptr isn't referenced kptr"));
         }
-        if field.kind == FieldKind::KptrPercpu || matches!(field.target, FieldTarget::Object(ObjectType::Kernel(_))) {
-            self.need("kptrs of the kernel's objects");
-        }
+        self.need_kptr(field);
         meta.kptr = Some(field);
         Ok(())
     }

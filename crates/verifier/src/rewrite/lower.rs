@@ -7,6 +7,7 @@
 use skep_abi::ctx::{CtxAccess, CtxLayout, ctx_layout_for};
 use skep_abi::{AluOp, CallTarget, Imm64, Insn, JmpOp, MapType, Operand, Reg, Size, TailCallImm, Width};
 
+use super::exceptions::Exceptions;
 use super::{Item, RewriteError, RewriteOptions, Target};
 use crate::spec::{MapShape, ProgramSpec};
 use crate::verified::{InsnFacts, MapArg, MemKind, Poke, Subprog};
@@ -51,13 +52,15 @@ pub(super) fn lower(
     used_maps: &[u32],
     options: &RewriteOptions,
     items: Vec<Item>,
+    facts: &[InsnFacts],
 ) -> Result<Lowered, RewriteError> {
+    let exceptions = Exceptions::find(spec, subprogs, &items, options.thrown, facts)?;
     let layout = spec.ctx.or_else(|| ctx_layout_for(spec.prog_type, spec.attach_type));
     let mut lowering = Lowering { spec, layout, used_maps, options, pokes: Vec::new() };
     let mut stack: Vec<u32> = subprogs.iter().map(|subprog| subprog.stack_depth).collect();
     let mut code = Vec::with_capacity(items.len());
     let mut items = items.into_iter().peekable();
-    for (subprog, depth) in subprogs.iter().zip(&mut stack) {
+    for (sub, (subprog, depth)) in subprogs.iter().zip(&mut stack).enumerate() {
         let first = code.len();
         let mut counter = None;
         while let Some(item) = items.next_if(|item| item.at < subprog.end) {
@@ -68,8 +71,13 @@ pub(super) fn lower(
                     None => *counter.insert(counter_slot(depth, at)?),
                 };
                 may_goto(&item, slot)
+            } else if let Some(body) = exceptions.as_ref().and_then(|found| found.throw(spec, sub, item.insn)) {
+                body
             } else {
-                lowering.single(item)?
+                let after = exceptions.as_ref().map(|found| found.after_call(subprogs, sub, &item));
+                let mut body = lowering.single(item)?;
+                body.extend(after.unwrap_or_default());
+                body
             };
             code.push(Expansion { at, prologue: Vec::new(), body });
         }
@@ -154,7 +162,7 @@ impl Lowering<'_> {
 }
 
 /// An instruction that the rewrite adds.
-fn plain(insn: Insn) -> Out {
+pub(super) fn plain(insn: Insn) -> Out {
     Out { insn, target: None, facts: InsnFacts { reachable: true, ..InsnFacts::default() } }
 }
 

@@ -9,6 +9,7 @@
 
 mod dead;
 mod dump;
+mod exceptions;
 mod lower;
 mod maps;
 mod place;
@@ -27,11 +28,14 @@ pub struct RewriteOptions {
     pub pokes: bool,
     /// Remove code that no path reaches.
     pub remove_dead: bool,
+    /// Offset from the vCPU's base of the two words (16 bytes, zero at first) that an exception travels in; without it, a
+    /// program that throws cannot be run.
+    pub thrown: Option<i32>,
 }
 
 impl Default for RewriteOptions {
     fn default() -> Self {
-        Self { pokes: true, remove_dead: true }
+        Self { pokes: true, remove_dead: true, thrown: None }
     }
 }
 
@@ -112,7 +116,7 @@ pub fn rewrite(spec: &ProgramSpec<'_>, verified: &Verified, options: &RewriteOpt
         dead::remove(&mut items);
     }
     let subprogs = verified.subprogs();
-    let lowered = lower::lower(spec, subprogs, &used_maps, options, items)?;
+    let lowered = lower::lower(spec, subprogs, &used_maps, options, items, verified.all_facts())?;
     place::place(lowered, subprogs, used_maps)
 }
 

@@ -179,6 +179,13 @@ pub enum Extra {
     Range(i32),
     /// Size of a `Mem`.
     MemSize(u32),
+    /// A slice of a dynptr, which may be a copy in the buffer that came with the call.
+    Slice {
+        /// Its size.
+        size: u32,
+        /// Frame of the buffer; the outermost where the buffer is not on the stack.
+        frame: u8,
+    },
     /// Frame of a stack pointer.
     Frame(u8),
     /// An object of a struct of the program's BTF.
@@ -329,7 +336,7 @@ impl Reg {
     #[must_use]
     pub fn mem_size(&self) -> u32 {
         match self.extra {
-            Extra::MemSize(s) => s,
+            Extra::MemSize(size) | Extra::Slice { size, .. } => size,
             _ => 0,
         }
     }

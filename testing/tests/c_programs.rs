@@ -1,0 +1,112 @@
+//! The programs of `testing/c`: verdict and last message as the running kernel's, and the same result in the interpreter, in
+//! compiled code and in the kernel.
+//!
+//! A program named `ok_…` is accepted and run over one packet, one named `ok_verdict_…` is accepted and its load refused, one
+//! named `bad_…` is refused; all of it holds without a kernel too.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a panic is the failure")]
+
+use std::path::{Path, PathBuf};
+
+use skep::{Engine, LoadError, Mode, Object, Skb, Xdp};
+use skep_abi::ProgType;
+use skep_object::ObjectSpec;
+use skep_testing::kernel::{self, TestRun};
+use skep_testing::kernel_object::KernelObject;
+use skep_testing::object_verdict::{kernel_verdict, our_verdict};
+
+fn objects() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("c");
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut objects: Vec<PathBuf> = entries.filter(|path| path.to_string_lossy().ends_with(".bpf.o")).collect();
+    objects.sort();
+    objects
+}
+
+fn parse(path: &Path) -> (String, Vec<u8>, ObjectSpec) {
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    let bytes = std::fs::read(path).unwrap();
+    let spec = skep_object::parse(&bytes, &name).unwrap();
+    (name, bytes, spec)
+}
+
+/// 64 bytes, each its own place.
+fn packet() -> Vec<u8> {
+    (0..64).collect()
+}
+
+#[test]
+fn verdicts_are_the_kernels() {
+    let with_kernel = kernel::require("verdicts_are_the_kernels");
+    let (mut accepted, mut refused) = (0, 0);
+    for path in objects() {
+        let (file, _, spec) = parse(&path);
+        let in_kernel = with_kernel.then(|| KernelObject::create(&spec).unwrap());
+        for (index, program) in spec.programs.iter().enumerate() {
+            let name = format!("{file}: {}", program.name);
+            let (ours, _, _) = our_verdict(&spec, index, 0).unwrap();
+            if let Some(in_kernel) = &in_kernel {
+                let (theirs, _) = kernel_verdict(in_kernel, index, 0).unwrap();
+                assert_eq!(ours.message(), theirs.message(), "{name}");
+                assert_eq!(ours, theirs, "{name}");
+            }
+            if program.name.starts_with("bad_") {
+                assert!(!ours.is_accepted(), "{name} is accepted");
+                refused += 1;
+            } else {
+                assert!(ours.is_accepted(), "{name}: {}", ours.message());
+                accepted += 1;
+            }
+        }
+    }
+    assert!(accepted >= 20 && refused >= 50, "{accepted} accepted, {refused} refused");
+}
+
+/// The program's result in a fresh engine; `None` if it is accepted and cannot be run.
+fn run(object: &Object, program: &str, mode: Mode) -> Option<u32> {
+    let mut object = object.clone();
+    let others: Vec<String> = object.programs().iter().map(|p| p.name.clone()).filter(|name| name != program).collect();
+    for other in &others {
+        object.set_autoload(other, false).unwrap();
+    }
+    let loaded = match Engine::builder().mode(mode).build().unwrap().load(object) {
+        Ok(loaded) => loaded,
+        Err(LoadError::Needs { .. }) => return None,
+        Err(error) => panic!("{program}: {error}\n{}", error.log()),
+    };
+    let program = loaded.program(program).unwrap();
+    let result = if program.prog_type() == ProgType::Xdp {
+        program.run(&mut Xdp::packet(&packet()).build().unwrap())
+    } else {
+        program.run(&mut Skb::packet(&packet()).build(program.prog_type()).unwrap())
+    };
+    let result = result.unwrap_or_else(|error| panic!("{} ({mode:?}): {error}", program.name()));
+    Some(u32::try_from(result & 0xffff_ffff).unwrap())
+}
+
+#[test]
+fn results_are_the_same_everywhere() {
+    let with_kernel = kernel::require("results_are_the_same_everywhere");
+    let mut ran = 0;
+    for path in objects() {
+        let (file, bytes, spec) = parse(&path);
+        let object = Object::from_bytes(&file, &bytes).unwrap();
+        for (index, program) in spec.programs.iter().enumerate().filter(|(_, p)| p.name.starts_with("ok_")) {
+            let name = format!("{file}: {}", program.name);
+            let interpreted = run(&object, &program.name, Mode::Interp);
+            let compiled = run(&object, &program.name, Mode::Jit);
+            assert_eq!(interpreted, compiled, "{name}: interpreted, compiled");
+            let verdict_only = program.name.starts_with("ok_verdict_");
+            assert_eq!(interpreted.is_none(), verdict_only, "{name} runs, or its load is refused");
+            let Some(result) = interpreted else { continue };
+            ran += 1;
+            if with_kernel {
+                let in_kernel = KernelObject::create(&spec).unwrap();
+                let loaded = in_kernel.load(index, 0).unwrap();
+                let data = packet();
+                let run = TestRun { data: &data, data_out: 512, repeat: 1, ..TestRun::default() };
+                assert_eq!(result, loaded.prog.test_run(&run).unwrap().retval, "{name}: ours, the kernel's");
+            }
+        }
+    }
+    assert!(ran >= 16, "only {ran} programs ran");
+}
