@@ -19,7 +19,7 @@ pub(crate) const BLOCK_OFF: u64 = 64;
 /// Offset of the tail-call counter (`u32`) from the vCPU's base.
 pub(crate) const TAIL_CALLS_OFF: u64 = BLOCK_OFF + offset_of!(CpuBlock, tail_calls) as u64;
 /// Offset of the words that an exception travels in, from the vCPU's base; see `skep_verifier::RewriteOptions::thrown`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "a small offset")]
+#[expect(clippy::cast_possible_truncation, reason = "a small offset")]
 pub const EXCEPTION_WORDS: i32 = (BLOCK_OFF + offset_of!(CpuBlock, exception) as u64) as i32;
 /// Tail calls of one run at most (`MAX_TAIL_CALL_CNT`).
 pub(crate) const MAX_TAIL_CALLS: u32 = 33;

@@ -205,13 +205,13 @@ pub(crate) unsafe fn copy_between(
     (from, from_offset): (&Dynptr, u64),
     len: u64,
 ) -> Result<(), Errno> {
-    let source = from.range(from_offset, len);
-    let target = to.range(to_offset, len);
-    let (has_source, has_target) = (source.is_ok() && from.data != 0, to.data != 0 && !to.is_read_only());
-    if !has_source && !(has_target && target.is_ok()) && (source.is_err() || target.is_err()) {
+    let (source, target) = (from.range(from_offset, len), to.range(to_offset, len));
+    let (readable, writable) = (from.data != 0, to.data != 0 && !to.is_read_only());
+    let either = (readable && source.is_ok()) || (writable && target.is_ok());
+    if !either && (source.is_err() || target.is_err()) {
         return Err(Errno::E2BIG);
     }
-    if !has_target {
+    if !writable {
         return Err(Errno::EINVAL);
     }
     let mut buffer = [0_u8; 256];

@@ -113,7 +113,9 @@ impl IterBits {
         }
         let words: *const u64 = std::ptr::with_exposed_provenance(self.words as usize);
         // SAFETY: `number` is below `count` (every caller), the length of the copy (caller).
-        unsafe { *words.add(number as usize) }
+        let word = unsafe { words.add(number as usize) };
+        // SAFETY: as above.
+        unsafe { word.read() }
     }
 
     /// The first set bit from `from` on.

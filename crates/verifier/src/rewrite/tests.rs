@@ -57,8 +57,14 @@ impl Program {
         let ends = starts[1..].iter().copied().chain([end]);
         let subprogs =
             starts.iter().zip(ends).map(|(&start, end)| Subprog { start, end, stack_depth: 12, ..Subprog::default() });
-        let verified =
-            Verified::new(self.insns.clone(), self.facts.clone(), subprogs.collect(), Stats::default(), false);
+        let verified = Verified::new(
+            self.insns.clone(),
+            self.facts.clone(),
+            subprogs.collect(),
+            Stats::default(),
+            false,
+            Vec::new(),
+        );
         let spec = ProgramSpec {
             name: "test",
             prog_type: ProgType::Xdp,
