@@ -3,6 +3,7 @@
 
 mod checks;
 mod fuzz;
+mod install;
 mod objects;
 mod oracle;
 mod shell;
@@ -36,6 +37,18 @@ enum Task {
     Tidy,
     /// Build the C test objects into target/objects and say which committed ones differ
     Objects,
+    /// Build libskep and install it, its headers and its pkg-config file
+    Install {
+        /// Where programs will find it
+        #[arg(long, default_value = "/usr/local")]
+        prefix: std::path::PathBuf,
+        /// For packagers: the folder that stands for the root of the file system
+        #[arg(long)]
+        destdir: Option<std::path::PathBuf>,
+        /// Without optimization, which builds faster
+        #[arg(long)]
+        debug: bool,
+    },
     /// Rewrite the expected outputs of the text vectors
     Bless {
         /// Only vectors whose name contains this
@@ -69,6 +82,7 @@ fn main() -> ExitCode {
         Task::Test { no_install, filter } => checks::test(!no_install, &filter),
         Task::Tidy => tidy::run(),
         Task::Objects => objects::build().map(|_| ()),
+        Task::Install { prefix, destdir, debug } => install::run_for(&prefix, destdir.as_deref(), debug),
         Task::Bless { filter } => checks::bless(filter.as_deref()),
         Task::Fuzz { seconds, seed } => fuzz::run_for(seconds, seed),
         Task::Soak { what } => soak::run(&what),

@@ -12,10 +12,7 @@ const FOLDERS: [&str; 5] = ["examples", "bench", "crates/object/tests/c", "testi
 /// Builds all objects and returns the folder that holds them.
 pub(crate) fn build() -> Result<PathBuf> {
     step("objects: clang-19");
-    let target = output(crate::shell::cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]))
-        .ok()
-        .and_then(|json| target_directory(&json))
-        .unwrap_or_else(|| root().join("target"));
+    let target = target_folder();
     let base = target.join("objects");
     let (mut built, mut different) = (0, Vec::new());
     for folder in FOLDERS {
@@ -40,6 +37,14 @@ pub(crate) fn build() -> Result<PathBuf> {
         eprintln!("objects: {name} differs from what this clang makes of its source");
     }
     Ok(base)
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target_folder() -> PathBuf {
+    output(crate::shell::cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]))
+        .ok()
+        .and_then(|json| target_directory(&json))
+        .unwrap_or_else(|| root().join("target"))
 }
 
 fn bpf_objects(folder: &Path) -> Result<Vec<PathBuf>> {

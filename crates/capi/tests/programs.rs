@@ -82,3 +82,32 @@ fn maps_are_as_with_libbpf() {
 fn runs_are_as_with_libbpf() {
     is_as_with_libbpf("runs");
 }
+
+/// The text of each block of this kind in a document.
+fn blocks<'a>(text: &'a str, kind: &str) -> Vec<&'a str> {
+    let start = format!("\n```{kind}\n");
+    text.split(start.as_str()).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
+}
+
+#[test]
+fn the_documents_program_says_what_the_document_says() {
+    let text = std::fs::read_to_string(common::root().join("docs/c-api.md")).unwrap();
+    let [program] = blocks(&text, "c")[..] else { unreachable!("one program") };
+    let sessions = blocks(&text, "console").join("\n");
+    let expected = sessions.split("$ SKEP_VCPUS=2 ./counters\n").nth(1).unwrap().to_owned() + "\n";
+
+    let scratch = tempfile::tempdir().unwrap();
+    let file = "percpu_counters.bpf.o";
+    let elf = std::fs::read(common::root().join("examples").join(file)).unwrap();
+    let spec = skep_object::parse(&elf, file).unwrap();
+    let options = skep_skel::COptions { define_types: true };
+    let skeleton = skep_skel::c_skeleton(&spec, &elf, &skep_skel::object_ident(file), &options).unwrap();
+    std::fs::write(scratch.path().join("counters.skel.h"), skeleton).unwrap();
+    let source = scratch.path().join("counters.c");
+    std::fs::write(&source, program).unwrap();
+    for compiler in compilers().into_iter().filter(|(_, language)| *language == "c") {
+        let built = build(scratch.path(), &source, compiler, Link::Shared, &[]);
+        let out = output(&built, &[], &[("SKEP_VCPUS", "2")]);
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), expected, "{compiler:?}");
+    }
+}
