@@ -70,6 +70,7 @@ fn object(path: &str, level: u32, verbose: bool) -> Result<(), String> {
             func_info: &program.func_info,
             line_info: &program.line_info,
             gpl_compatible: true,
+            target: None,
             ctx: None,
             helpers: None,
         };

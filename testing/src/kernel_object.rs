@@ -6,8 +6,9 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use skep_abi::{Errno, MapType, RawInsn};
+use skep_btf::TypeId;
 use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use skep_object::{MapKind, MapSpec, ObjectSpec, SlotTarget};
+use skep_object::{MapKind, MapSpec, ObjectSpec, ProgramSpec, SlotTarget};
 
 use crate::kernel::{self, BtfFd, LoadFailure, Loaded, Map, MapCreate, Prog, ProgLoad};
 use crate::kernel_btf;
@@ -92,7 +93,29 @@ impl<'a> KernelObject<'a> {
     /// # Errors
     /// The kernel refuses the program, or it needs more than an oracle gives.
     pub fn load(&self, program: usize, log_level: u32) -> Result<Loaded, KernelError> {
-        let program = &self.spec.programs[program];
+        self.load_spec(&self.spec.programs[program], log_level, None)
+    }
+
+    /// Loads an extension program in the place of a function (its `FUNC` in the target's types) of a loaded program. The
+    /// program refers to this object's maps, and to these types by the same ids.
+    ///
+    /// # Errors
+    /// As for [`KernelObject::load`].
+    pub fn load_extension(
+        &self,
+        program: &ProgramSpec,
+        log_level: u32,
+        (target, function): (&Prog, TypeId),
+    ) -> Result<Loaded, KernelError> {
+        self.load_spec(program, log_level, Some((target, function)))
+    }
+
+    fn load_spec(
+        &self,
+        program: &ProgramSpec,
+        log_level: u32,
+        target: Option<(&Prog, TypeId)>,
+    ) -> Result<Loaded, KernelError> {
         let unsupported = |why: &str| KernelError::Unsupported(format!("program '{}': {why}", program.name));
         let sec = program.sec.as_ref().ok_or_else(|| unsupported("its section names no program type"))?;
         if !program.ksyms.is_empty() {
@@ -125,6 +148,8 @@ impl<'a> KernelObject<'a> {
             btf: self.btf.as_ref().map(|btf| btf.as_fd().as_raw_fd()),
             func_info: (if has_btf { &func_info } else { &[] }, 8),
             line_info: (if has_btf { &line_info } else { &[] }, 16),
+            attach_prog: target.map(|(prog, _)| prog.as_fd().as_raw_fd()),
+            attach_btf_id: target.map_or(0, |(_, function)| function.0),
             ..ProgLoad::new(sec.prog_type, &insns)
         };
         let result = if log_level == 0 { load.load_briefly() } else { load.load() };

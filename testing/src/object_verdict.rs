@@ -6,10 +6,11 @@
 use std::borrow::Cow;
 
 use skep_abi::MapType;
-use skep_btf::{Kind, TypeData};
+use skep_btf::{Kind, TypeData, TypeId};
 use skep_object::{MapSpec, ObjectSpec};
 use skep_verifier::{
-    KfuncRef, Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField, Stats, value_record, verify,
+    ExtTarget, KfuncRef, Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, RecordField, Rejection, Stats,
+    Verified, value_record, verify,
 };
 
 use crate::kernel_object::{KernelError, KernelObject};
@@ -25,6 +26,52 @@ const RDONLY_PROG: u32 = 1 << 7;
 /// # Errors
 /// The section names no program type, or a map has a type or fields that are unknown.
 pub fn our_verdict(object: &ObjectSpec, program: usize, log_level: u32) -> Result<(Verdict, String, Stats), String> {
+    with_spec(object, program, |spec| {
+        let (verdict, log) = verdict_of(spec, log_level);
+        match verdict {
+            Ok(verified) => (Verdict::Accepted, log, verified.stats()),
+            Err(rejection) => {
+                let verdict = Verdict::Rejected { errno: rejection.errno, message: rejection.message };
+                (verdict, log, rejection.stats)
+            }
+        }
+    })
+}
+
+/// What our verifier says of one program in the place of a function of another program, which is named by its object, its
+/// number there, and the function's type.
+///
+/// # Errors
+/// As for [`our_verdict`]; or the other program is refused itself.
+pub fn our_verdict_of_extension(
+    (object, program): (&ObjectSpec, usize),
+    (target, target_program, func): (&ObjectSpec, usize, TypeId),
+    log_level: u32,
+) -> Result<(Verdict, String), String> {
+    let (verified, prog_type, attach_type) = with_spec(target, target_program, |spec| {
+        let (verdict, log) = verdict_of(spec, 1);
+        let verified = verdict.map_err(|rejection| format!("{rejection}: {log}"))?;
+        Ok::<_, String>((verified, spec.prog_type, spec.attach_type))
+    })??;
+    let btf = target.btf.as_deref().ok_or("the target has no types")?;
+    let ext = ExtTarget { btf, func, subprogs: verified.subprogs() };
+    with_spec(object, program, |spec| {
+        let spec = ProgramSpec { prog_type, attach_type, target: Some(ext), ..spec.clone() };
+        let (verdict, log) = verdict_of(&spec, log_level);
+        let rejected = |rejection: Rejection| Verdict::Rejected { errno: rejection.errno, message: rejection.message };
+        (verdict.map_or_else(rejected, |_| Verdict::Accepted), log)
+    })
+}
+
+fn verdict_of(spec: &ProgramSpec<'_>, log_level: u32) -> (Result<Verified, Rejection>, String) {
+    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
+    let mut log = Log::new();
+    let verdict = verify(spec, &options, &mut log);
+    (verdict, log.into_text())
+}
+
+/// Calls `f` with what a program is verified as.
+fn with_spec<R>(object: &ObjectSpec, program: usize, f: impl FnOnce(&ProgramSpec<'_>) -> R) -> Result<R, String> {
     let records: Vec<_> = object.maps.iter().map(|map| record(object, map)).collect();
     let maps = object.maps.iter().zip(&records).map(|(map, record)| shape(map, record));
     let maps = maps.collect::<Result<Vec<_>, _>>()?;
@@ -44,18 +91,11 @@ pub fn our_verdict(object: &ObjectSpec, program: usize, log_level: u32) -> Resul
         func_info: &program.func_info,
         line_info: &program.line_info,
         gpl_compatible: is_gpl_compatible(&object.license),
+        target: None,
         ctx: None,
         helpers: None,
     };
-    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
-    let mut log = Log::new();
-    Ok(match verify(&spec, &options, &mut log) {
-        Ok(verified) => (Verdict::Accepted, log.into_text(), verified.stats()),
-        Err(rejection) => {
-            let verdict = Verdict::Rejected { errno: rejection.errno, message: rejection.message };
-            (verdict, log.into_text(), rejection.stats)
-        }
-    })
+    Ok(f(&spec))
 }
 
 /// What the kernel says of one program; or why it cannot be asked.

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use skep_abi::asm::{AsmError, assemble_with};
-use skep_abi::{CallTarget, Insn, RawInsn, decode, decode_xlated};
-use skep_btf::{Btf, Builder, FuncInfo, FuncProto, Int, Linkage, TypeData, TypeId};
+use skep_abi::{CallTarget, Imm64, Insn, RawInsn, decode, decode_xlated};
+use skep_btf::{Btf, Builder, Composite, FuncInfo, FuncProto, Int, Linkage, Member, Param, TypeData, TypeId};
 use skep_object::{InitialSlot, MapKind, MapSpec, ObjectSpec, ProgramSpec, Sec, SlotTarget, SubprogSpec};
 use skep_verifier::Xlated;
 
@@ -27,6 +27,29 @@ pub struct Case {
     pub out: u64,
     /// Shapes of the first program's tail calls in compiled code.
     pub shapes: Vec<String>,
+    /// Extensions to attach before the run, in order. They use the object's maps.
+    pub extensions: Vec<Extension>,
+}
+
+/// A program that takes the place of a function (`freplace`).
+#[derive(Clone, Debug)]
+pub struct Extension {
+    /// An object with this program and the case's maps, without initial slots.
+    pub object: ObjectSpec,
+    /// The program whose function it replaces.
+    pub target: String,
+    /// The function.
+    pub function: String,
+}
+
+/// A program's text.
+struct Source {
+    name: String,
+    body: String,
+    /// Functions that are global, by number.
+    globals: Vec<usize>,
+    /// What it extends.
+    target: Option<(String, String)>,
 }
 
 /// Why a text is no vector.
@@ -47,9 +70,9 @@ pub enum ParseError {
     /// The types cannot be built.
     #[error("no types")]
     Types(#[from] skep_btf::Error),
-    /// The section `xdp` is not known.
+    /// The section is not known.
     #[error("no program type for the section {0}")]
-    Section(&'static str),
+    Section(String),
 }
 
 /// Reads a vector.
@@ -58,7 +81,7 @@ pub enum ParseError {
 /// What is wrong with the text.
 pub fn parse(text: &str) -> Result<Case, ParseError> {
     let mut maps: Vec<MapSpec> = vec![map("out", 2, 8, 1)];
-    let mut programs: Vec<(String, String)> = Vec::new();
+    let mut programs: Vec<Source> = Vec::new();
     let mut slots: Vec<(String, u32, String)> = Vec::new();
     let (mut r0, mut out, mut shapes) = (0, 0, Vec::new());
     for line in text.lines() {
@@ -69,38 +92,63 @@ pub fn parse(text: &str) -> Result<Case, ParseError> {
             [first, ..] if first.starts_with('#') => {}
             ["array", name, max] => maps.push(map(name, 3, 4, number(max)?)),
             ["slot", name, index, program] => slots.push((name.to_owned(), number(index)?, program.to_owned())),
-            ["prog", name] => programs.push((name.to_owned(), String::new())),
+            ["prog", name] => programs.push(Source::new(name, None)),
+            ["ext", name, target, function] => {
+                programs.push(Source::new(name, Some((target.to_owned(), function.to_owned()))));
+            }
+            ["global", index] => {
+                let index = number(index)?;
+                let last = programs.last_mut().ok_or_else(|| ParseError::Line(line.to_owned()))?;
+                last.globals.push(usize::try_from(index).unwrap_or(usize::MAX));
+            }
+            // What follows is the machine code, for the test of it.
+            ["---", ..] => break,
             ["expect", "r0", value] => r0 = number(value)?,
             ["expect", "out", value] => out = u64::from(number(value)?),
             ["shape", ref list @ ..] => shapes = list.iter().map(|&shape| shape.to_owned()).collect(),
             _ => match programs.last_mut() {
-                Some((_, body)) => expand(line.trim(), body),
+                Some(program) => expand(line.trim(), &mut program.body),
                 None => return Err(ParseError::Line(line.to_owned())),
             },
         }
     }
+    let (extensions, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(|program| program.target.is_some());
+    let bare = maps.clone();
     for (array, slot, program) in slots {
-        let target = programs.iter().position(|(name, _)| *name == program);
+        let target = programs.iter().position(|source| source.name == program);
         let array = maps.iter_mut().find(|map| map.name == array);
         let (Some(array), Some(target)) = (array, target) else { return Err(ParseError::Line(program)) };
         array.initial_slots.push(InitialSlot { slot, target: SlotTarget::Program(target) });
     }
     let mut types = Types::new()?;
-    let mut built = Vec::new();
-    for (name, body) in &programs {
-        built.push(build(name, body, &maps, &mut types)?);
-    }
-    let object = ObjectSpec {
+    let build_all = |sources: &[Source], types: &mut Types| {
+        sources.iter().map(|source| build(source, &maps, types)).collect::<Result<Vec<_>, _>>()
+    };
+    let built = build_all(&programs, &mut types)?;
+    let built_extensions = build_all(&extensions, &mut types)?;
+    let btf = Some(Arc::new(types.finish()?));
+    let object = |programs, maps| ObjectSpec {
         name: "tailcall".to_owned(),
         license: "GPL".to_owned(),
         kern_version: 0,
-        programs: built,
+        programs,
         maps,
         variables: Vec::new(),
         externs: Vec::new(),
-        btf: Some(Arc::new(types.finish()?)),
+        btf: btf.clone(),
     };
-    Ok(Case { object, r0, out, shapes })
+    let extensions = built_extensions.into_iter().zip(extensions).filter_map(|(program, source)| {
+        let (target, function) = source.target?;
+        Some(Extension { object: object(vec![program], bare.clone()), target, function })
+    });
+    let extensions = extensions.collect();
+    Ok(Case { object: object(built, maps), r0, out, shapes, extensions })
+}
+
+impl Source {
+    fn new(name: &str, target: Option<(String, String)>) -> Self {
+        Self { name: name.to_owned(), body: String::new(), globals: vec![0], target }
+    }
 }
 
 /// Shapes of the tail calls of a rewritten program, in order: `poked`, `cached` or `dynamic`.
@@ -139,10 +187,12 @@ fn expand(line: &str, body: &mut String) {
     };
 }
 
-/// The object's types: tail calls in subprograms need them. All functions are `int f(void)`.
+/// The object's types: tail calls in subprograms need them. Programs and global functions are `int f(struct xdp_md *ctx)`,
+/// static ones `int f(void)`.
 struct Types {
     builder: Builder,
-    proto: TypeId,
+    of_ctx: TypeId,
+    of_nothing: TypeId,
 }
 
 impl Types {
@@ -150,12 +200,19 @@ impl Types {
         let mut builder = Builder::new();
         let int = Int { size: 4, encoding: Int::SIGNED, offset: 0, bits: 32 };
         let ret = builder.add("int", TypeData::Int(int))?;
-        let proto = builder.add("", TypeData::FuncProto(FuncProto { ret, params: Vec::new() }))?;
-        Ok(Self { builder, proto })
+        let of_nothing = builder.add("", TypeData::FuncProto(FuncProto { ret, params: Vec::new() }))?;
+        let field = Member { name: builder.string("data")?, ty: ret, bit_offset: 0, bitfield_size: 0 };
+        let xdp_md = Composite { size: 24, members: vec![field], kind_flag: false };
+        let xdp_md = builder.add("xdp_md", TypeData::Struct(xdp_md))?;
+        let pointer = builder.add("", TypeData::Ptr(xdp_md))?;
+        let ctx = Param { name: builder.string("ctx")?, ty: pointer };
+        let of_ctx = builder.add("", TypeData::FuncProto(FuncProto { ret, params: vec![ctx] }))?;
+        Ok(Self { builder, of_ctx, of_nothing })
     }
 
     fn function(&mut self, name: &str, linkage: Linkage) -> Result<TypeId, ParseError> {
-        Ok(self.builder.add(name, TypeData::Func { proto: self.proto, linkage })?)
+        let proto = if linkage == Linkage::Global { self.of_ctx } else { self.of_nothing };
+        Ok(self.builder.add(name, TypeData::Func { proto, linkage })?)
     }
 
     fn finish(self) -> Result<Btf, ParseError> {
@@ -168,7 +225,9 @@ fn starts(insns: &[RawInsn]) -> BTreeSet<u32> {
     let mut starts = BTreeSet::from([0]);
     let mut at = 0;
     while let Ok(insn) = decode(insns, at) {
-        if let Insn::Call { target: CallTarget::Subprog(distance) } = insn {
+        if let Insn::Call { target: CallTarget::Subprog(distance) } | Insn::LdImm64 { imm: Imm64::Func(distance), .. } =
+            insn
+        {
             let to = i64::try_from(at).unwrap_or(i64::MAX / 2) + i64::from(distance) + 1;
             starts.extend(u32::try_from(to));
         }
@@ -177,32 +236,36 @@ fn starts(insns: &[RawInsn]) -> BTreeSet<u32> {
     starts
 }
 
-fn build(name: &str, body: &str, maps: &[MapSpec], types: &mut Types) -> Result<ProgramSpec, ParseError> {
+fn build(source: &Source, maps: &[MapSpec], types: &mut Types) -> Result<ProgramSpec, ParseError> {
+    let Source { name, body, .. } = source;
+    let section =
+        source.target.as_ref().map_or_else(|| "xdp".to_owned(), |(_, function)| format!("freplace/{function}"));
     let mut resolve =
         |wanted: &str| maps.iter().position(|map| map.name == wanted).and_then(|at| i32::try_from(at).ok());
     let insns =
-        assemble_with(body, &mut resolve).map_err(|source| ParseError::Asm { program: name.to_owned(), source })?;
+        assemble_with(body, &mut resolve).map_err(|source| ParseError::Asm { program: name.clone(), source })?;
     let starts: Vec<u32> = starts(&insns).into_iter().collect();
     let end = u32::try_from(insns.len()).unwrap_or(u32::MAX);
     let (mut subprogs, mut func_info) = (Vec::new(), Vec::new());
     for (number, &start) in starts.iter().enumerate() {
-        let own = if start == 0 { name.to_owned() } else { format!("{name}_sub{number}") };
-        let type_id = types.function(&own, if start == 0 { Linkage::Global } else { Linkage::Static })?;
+        let own = if start == 0 { name.clone() } else { format!("{name}_sub{number}") };
+        let is_global = source.globals.contains(&number);
+        let type_id = types.function(&own, if is_global { Linkage::Global } else { Linkage::Static })?;
         func_info.push(FuncInfo { insn_off: start, type_id });
         subprogs.push(SubprogSpec {
             name: own,
-            section: "xdp".to_owned(),
+            section: section.clone(),
             section_offset: start * 8,
             start,
             len: starts.get(number + 1).copied().unwrap_or(end) - start,
             type_id: Some(type_id),
-            is_global: start == 0,
+            is_global,
         });
     }
     Ok(ProgramSpec {
-        name: name.to_owned(),
-        section: "xdp".to_owned(),
-        sec: Some(Sec::parse("xdp").ok_or(ParseError::Section("xdp"))?),
+        name: name.clone(),
+        sec: Some(Sec::parse(&section).ok_or_else(|| ParseError::Section(section.clone()))?),
+        section,
         legacy_tail: None,
         autoload: true,
         insns,

@@ -134,6 +134,7 @@ pub fn our_verdict(program: &Program, log_level: u32) -> (Verdict, String) {
         func_info: types.as_ref().map_or(&[], |(_, funcs)| funcs),
         line_info: &[],
         gpl_compatible: true,
+        target: None,
         ctx: None,
         helpers: None,
     };

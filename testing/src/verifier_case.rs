@@ -232,6 +232,7 @@ impl Case {
             func_info: &[],
             line_info: &[],
             gpl_compatible: !self.license.is_empty(),
+            target: None,
             ctx: None,
             helpers: None,
         };

@@ -10,8 +10,11 @@ pub struct Image {
     pub bytes: Vec<u8>,
     /// Where a run enters: `extern "sysv64" fn(ctx, cpu_base) -> u64`.
     pub entry: u32,
-    /// Where a tail call enters: registers and stack as at `entry`, past the statistics site.
+    /// Where a tail call enters: registers and stack as at `entry`, past the sites for statistics and replacement.
     pub tail_entry: u32,
+    /// Of an extension: where it is entered in place of a function, with arguments in the registers of r1 to r5 and the
+    /// vCPU's base where subprograms have it.
+    pub function_entry: Option<u32>,
     /// What to add once addresses are known.
     pub relocations: Vec<Reloc>,
     /// Places that are patched while the code runs, in ascending order.
@@ -71,6 +74,12 @@ pub enum SiteKind {
     Stats {
         /// Offset of the counting stub.
         stub: u32,
+    },
+    /// The start of a replaceable function: a no-op, or a jump to what takes its place. In the program itself that is the
+    /// `entry` of an extension, in a subprogram its `function_entry`.
+    Function {
+        /// Index in [`Image::subprogs`].
+        subprog: u32,
     },
     /// A poked tail call. While the slot is empty it is a no-op and the program goes on; otherwise a jump to `stub`, which
     /// counts, unwinds and goes through the [`SiteKind::PokeTarget`] site of the same index.

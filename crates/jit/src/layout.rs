@@ -22,8 +22,23 @@ pub struct Layout {
     pub maps: Vec<MapLayout>,
     /// Offset from the vCPU's base of this program's [`StatsLayout`] words; without it there is no statistics site.
     pub stats: Option<i64>,
+    /// What the program is.
+    pub role: Role,
     /// How timestamps become nanoseconds; without it statistics call the helper `bpf_ktime_get_ns`.
     pub tsc: Option<TscScale>,
+}
+
+/// What a program is in relation to others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Role {
+    /// Entered by runs and tail calls; its functions stay as they are.
+    #[default]
+    Program,
+    /// The same, and its replaceable functions (the program itself among them) begin with a site each, where another
+    /// function can be put in their place.
+    Replaceable,
+    /// Takes the place of a function of another program: it is entered as a subprogram is.
+    Extension,
 }
 
 /// Byte offsets of the words at [`Layout::stats`].

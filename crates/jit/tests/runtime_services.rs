@@ -334,7 +334,7 @@ fn poked_tail_calls() {
                     machine.patch_jump(site.offset, machine.address(stub));
                 }
                 SiteKind::PokeTarget { .. } => machine.patch_jump(site.offset, machine.tail_entry),
-                SiteKind::Stats { .. } => unreachable!("no statistics were asked for"),
+                SiteKind::Stats { .. } | SiteKind::Function { .. } => unreachable!("none were asked for"),
             }
         }
         assert_eq!(hop(&machine, &mut cpu), 34);

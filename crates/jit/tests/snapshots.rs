@@ -1,6 +1,7 @@
 //! The machine code of `testing/vectors/jit/*.txt`, as text: `BLESS=1` rewrites it.
 //!
-//! A vector is comments, directives (`map`, `fact`, `helper`, `subprogs`, `stack`, `features`, `optimize`, `stats`), the
+//! A vector is comments, directives (`map`, `fact`, `helper`, `subprogs`, `stack`, `features`, `optimize`, `stats`, `role`,
+//! `replaceable`), the
 //! program under `--- asm`, and the disassembly under `--- x64` and `--- arm64`.
 
 mod support;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use iced_x86::Formatter as _;
 use skep_abi::asm::assemble_with;
-use skep_jit::{Arch, CpuFeatures, Image, Layout, MapAccess, MapLayout, Options, RelocTarget, TscScale, compile};
+use skep_jit::{Arch, CpuFeatures, Image, Layout, MapAccess, MapLayout, Options, RelocTarget, Role, TscScale, compile};
 use skep_verifier::{Const, MapArg, Poke, Xlated};
 
 /// A vector, taken apart.
@@ -64,6 +65,7 @@ fn setup(vector: &Vector) -> (Xlated, Layout, bool, CpuFeatures) {
     let mut layout = Layout { tail_calls: 64, cpu_id: 0, ld_abs: 0x1000_0000, ..Layout::default() };
     let (mut stack, mut starts, mut optimize, mut features) = (64, vec![0], true, CpuFeatures::ALL);
     let mut facts: Vec<&str> = Vec::new();
+    let mut replaceable: Vec<usize> = Vec::new();
     for line in vector.head.lines().filter(|line| !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let max_entries = field(line, "max").map_or(1, small);
@@ -88,6 +90,11 @@ fn setup(vector: &Vector) -> (Xlated, Layout, bool, CpuFeatures) {
             ["stack", depth] => stack = small(number(depth)),
             ["features", "none"] => features = CpuFeatures::BASELINE,
             ["optimize", "off"] => optimize = false,
+            ["role", "extension"] => layout.role = Role::Extension,
+            ["replaceable", ref list @ ..] => {
+                layout.role = Role::Replaceable;
+                replaceable = list.iter().map(|number| small(number.parse().expect("a number")) as usize).collect();
+            }
             ["stats", off] => {
                 layout.stats = Some(number(off).cast_signed());
                 layout.tsc = Some(TscScale { mult: 1 << 30, shift: 31 });
@@ -97,6 +104,9 @@ fn setup(vector: &Vector) -> (Xlated, Layout, bool, CpuFeatures) {
     }
     let raw = assemble_with(&vector.asm, &mut |name: &str| name.parse::<i32>().ok()).expect("assembles");
     let mut xlated = support::from_raw(raw, &starts, stack);
+    for (number, subprog) in xlated.subprogs.iter_mut().enumerate() {
+        subprog.replaceable = replaceable.contains(&number);
+    }
     xlated.pokes = vec![Poke { insn: 0, map: 0, key: 0 }];
     for line in facts {
         for fact in &mut xlated.facts {

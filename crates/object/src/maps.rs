@@ -244,6 +244,21 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// Programs in sections `N/M` go into slot M of the object's prog array. N is an id, which definitions in `.maps` cannot say: of
+/// several arrays nobody knows which is meant, and it is left to the user to fill them.
+pub(crate) fn fill_legacy_slots(maps: &mut [MapSpec], programs: &[ProgramSpec]) {
+    const PROG_ARRAY: u32 = 3;
+    let mut arrays = maps.iter_mut().filter(|map| map.map_type == PROG_ARRAY);
+    let (Some(array), None) = (arrays.next(), arrays.next()) else { return };
+    for (index, program) in programs.iter().enumerate() {
+        let Some((_, slot)) = program.legacy_tail else { continue };
+        if !array.initial_slots.iter().any(|filled| filled.slot == slot) {
+            array.initial_slots.push(InitialSlot { slot, target: SlotTarget::Program(index) });
+        }
+    }
+    array.initial_slots.sort_by_key(|filled| filled.slot);
+}
+
 /// Fills `initial_slots` of `maps`, whose first entries are `defined`, from the relocations of `.maps`.
 pub(crate) fn resolve_slots(
     elf: &Elf<'_>,

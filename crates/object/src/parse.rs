@@ -35,6 +35,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<ObjectSpec> {
     let linker = Linker { elf: &elf, functions: &functions, references: &references, infos, btf: btf.as_deref() };
     let programs = linker.link()?;
     maps::resolve_slots(&elf, &defined, &mut map_specs, &programs)?;
+    maps::fill_legacy_slots(&mut map_specs, &programs);
     Ok(ObjectSpec {
         name,
         license: license(&elf),

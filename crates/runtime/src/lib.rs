@@ -10,6 +10,7 @@
 
 pub mod ctx;
 pub mod engine;
+pub mod extension;
 mod frame;
 pub mod helper;
 pub mod interp;
@@ -19,6 +20,7 @@ pub mod program;
 pub mod test_run;
 
 pub use engine::{EngineError, EngineState, LayoutBase, StatsGuard, TraceLine, TraceSink};
+pub use extension::{ExtendError, Extension};
 pub use frame::EXCEPTION_WORDS;
 pub use program::{Code, ProgStats, Program, ProgramError, ProgramParts, ReplaceError, Retired, RunError, StatsOff};
 pub use test_run::{TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult};

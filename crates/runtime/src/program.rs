@@ -10,10 +10,11 @@ mod place;
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
-use skep_abi::{AttachType, CallTarget, Insn, ProgType, decode_xlated};
+use skep_abi::{AttachType, CallTarget, Errno, Insn, ProgType, decode_xlated};
 use skep_sync::{CpuGuard, CpuSet, EnterError, PerCpuOff, SyncError};
 use skep_text::{InstalledCode, SiteBytes, TextError};
 use skep_verifier::Xlated;
@@ -21,10 +22,11 @@ use thiserror::Error;
 
 use crate::ctx::{Context, CtxParts, CtxType};
 use crate::engine::EngineState;
+use crate::extension::Ties;
 use crate::frame::{Entered, RunFrame};
 use crate::interp::{Fault, Interp, InterpError, InterpProgram, Resolve, Stack};
 use crate::map::MapRef;
-use crate::map::prog_array::{Owner, TailCallee};
+use crate::map::prog_array::{Owner, ProgArray, TailCallee};
 use place::Place;
 pub use place::{ReplaceError, Retired};
 
@@ -50,6 +52,12 @@ pub enum RunError {
     /// This thread got no vCPU.
     #[error(transparent)]
     Enter(#[from] EnterError),
+    /// It is entered where it replaces a function, and not by itself.
+    #[error("program {program} is an extension: it runs in the place of a function of another program")]
+    Extension {
+        /// The program.
+        program: String,
+    },
     /// The context is not of the kind that the program was verified for.
     #[error("program {program} does not take this context")]
     WrongContext {
@@ -79,6 +87,10 @@ pub struct Code {
     pub entry: u32,
     /// Offset where a tail call enters.
     pub tail_entry: u32,
+    /// Of an extension: offset where it is entered in place of a function.
+    pub function_entry: Option<u32>,
+    /// Replaceable functions, by number, and the index of the site at their start.
+    pub functions: Vec<(u32, usize)>,
     /// Index of the statistics site among the image's sites, and the offset of the stub that counts.
     pub stats: Option<(usize, u32)>,
 }
@@ -91,6 +103,12 @@ pub struct ProgramParts {
     pub prog_type: ProgType,
     /// The attach type that it was verified for.
     pub attach_type: AttachType,
+    /// The type of the programs that it may tail-call: its own, or of an extension that of the program it extends.
+    pub callee_type: ProgType,
+    /// The context of those programs.
+    pub callee_context: CtxType,
+    /// Whether it takes packets in fragments (`BPF_F_XDP_HAS_FRAGS`), as it then demands of those programs.
+    pub xdp_has_frags: bool,
     /// Whether its licence is compatible with the GPL.
     pub gpl_compatible: bool,
     /// The kernel's digest of its instructions.
@@ -149,12 +167,15 @@ pub struct ProgInner {
     entry: u64,
     ctx_type: CtxType,
     /// Whether runs set a [`RunFrame`]: something in the program may ask for it.
-    needs_frame: bool,
+    needs_frame: AtomicBool,
+    /// The places that run the version, or did.
+    places: Mutex<Vec<Weak<Place>>>,
     engine: Arc<EngineState>,
     interpreted: Option<InterpProgram>,
     code: Option<Code>,
     parts: Described,
     stats: StatsOff,
+    ties: Ties,
     maps: Vec<MapRef>,
     attached: Vec<Box<dyn Any + Send + Sync>>,
 }
@@ -163,6 +184,9 @@ struct Described {
     id: u32,
     name: String,
     prog_type: ProgType,
+    callee_type: ProgType,
+    callee_context: CtxType,
+    xdp_has_frags: bool,
     attach_type: AttachType,
     gpl_compatible: bool,
     tag: [u8; 8],
@@ -222,7 +246,11 @@ impl Program {
             entry,
             ctx_type: parts.ctx_type,
             // Without a site of its own, a compiled program is counted by whoever enters it.
-            needs_frame: needs_frame(&parts.xlated) || parts.code.as_ref().is_some_and(|code| code.stats.is_none()),
+            needs_frame: AtomicBool::new(
+                needs_frame(&parts.xlated)
+                    || parts.code.as_ref().is_some_and(|code| code.stats.is_none() && code.function_entry.is_none()),
+            ),
+            places: Mutex::default(),
             engine: Arc::clone(engine),
             interpreted,
             code: parts.code,
@@ -230,6 +258,9 @@ impl Program {
                 id: engine.new_program_id(),
                 name: parts.name,
                 prog_type: parts.prog_type,
+                callee_type: parts.callee_type,
+                callee_context: parts.callee_context,
+                xdp_has_frags: parts.xdp_has_frags,
                 attach_type: parts.attach_type,
                 gpl_compatible: parts.gpl_compatible,
                 tag: parts.tag,
@@ -238,10 +269,17 @@ impl Program {
                 loaded_at: SystemTime::now(),
             },
             stats: parts.stats,
+            ties: Ties::default(),
             maps: parts.maps,
             attached: parts.attached,
         };
-        Ok(Self(Arc::new(Place::new(Arc::new(version)))))
+        Ok(Self(Place::new(Arc::new(version))))
+    }
+
+    /// A handle of the version that runs now, and of no other.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        Self(Place::new(self.0.current()))
     }
 
     /// Runs the program once on this thread's vCPU; r0 as it left it.
@@ -363,9 +401,28 @@ impl Program {
         self.0.current().stats()
     }
 
+    /// Tests that the program may tail-call through the prog arrays that it uses, and fixes what kind of program they take.
+    ///
+    /// # Errors
+    /// The index in [`Program::maps`] of an array that is for other programs, and `EINVAL`.
+    pub fn check_prog_arrays(&self) -> Result<(), (usize, Errno)> {
+        let version = self.0.current();
+        for (index, map) in version.maps.iter().enumerate() {
+            if let Some(array) = map.downcast::<ProgArray>() {
+                array.check_owner(&version.owner()).map_err(|errno| (index, errno))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The current version as a prog array takes it.
     #[must_use]
     pub fn to_callee(&self) -> Arc<dyn TailCallee> {
+        self.0.current()
+    }
+
+    /// The version that runs now.
+    pub(crate) fn version(&self) -> Arc<ProgInner> {
         self.0.current()
     }
 
@@ -389,7 +446,31 @@ impl ProgInner {
 
     /// Where a run enters that sets no frame; 0: each run sets one.
     fn bare_entry(&self) -> u64 {
-        if self.needs_frame { 0 } else { self.entry }
+        if self.needs_frame.load(Ordering::Acquire) { 0 } else { self.entry }
+    }
+
+    /// From now on, runs that start have a frame; whether they had none before.
+    pub(crate) fn give_frames(&self) -> bool {
+        if self.needs_frame.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        // A place that takes the version up from here on sees the flag.
+        let places = std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner));
+        for place in places.iter().filter_map(Weak::upgrade) {
+            place.give_frames(self);
+        }
+        true
+    }
+
+    pub(crate) fn asks_for_frame(&self) -> bool {
+        self.needs_frame.load(Ordering::Acquire)
+    }
+
+    /// A place is about to run the version.
+    fn runs_at(&self, place: &Arc<Place>) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|known| known.strong_count() > 0);
+        places.push(Arc::downgrade(place));
     }
 
     /// Runs with a frame.
@@ -487,6 +568,27 @@ impl ProgInner {
         &self.maps
     }
 
+    /// What ties the program to prog arrays and extensions.
+    pub(crate) fn ties(&self) -> &Ties {
+        &self.ties
+    }
+
+    pub(crate) fn code(&self) -> Option<&Code> {
+        self.code.as_ref()
+    }
+
+    pub(crate) fn xlated(&self) -> &Xlated {
+        &self.parts.xlated
+    }
+
+    pub(crate) fn prog_type(&self) -> ProgType {
+        self.parts.prog_type
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<EngineState> {
+        &self.engine
+    }
+
     /// The form that the interpreter runs; `None` when it is compiled.
     pub(crate) fn interpreted(&self) -> Option<&InterpProgram> {
         self.interpreted.as_ref()
@@ -500,18 +602,19 @@ impl TailCallee for ProgInner {
 
     fn owner(&self) -> Owner {
         use std::hash::{Hash as _, Hasher as _};
-        let context = match self.ctx_type {
+        let context = match self.parts.callee_context {
             CtxType::User(id) => {
                 let mut hasher = std::hash::DefaultHasher::new();
                 id.hash(&mut hasher);
                 hasher.finish()
             }
-            CtxType::Xdp | CtxType::Skb | CtxType::RawTp | CtxType::Syscall => 0,
+            CtxType::Xdp | CtxType::Skb | CtxType::RawTp | CtxType::Syscall | CtxType::Function => 0,
         };
         Owner {
-            prog_type: self.parts.prog_type,
+            prog_type: self.parts.callee_type,
             attach_type: self.parts.attach_type,
             jited: self.code.is_some(),
+            xdp_has_frags: self.parts.xdp_has_frags,
             context,
         }
     }
@@ -525,6 +628,18 @@ impl TailCallee for ProgInner {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    fn is_extension(&self) -> bool {
+        self.parts.prog_type == ProgType::Ext
+    }
+
+    fn join_array(&self) -> Result<(), Errno> {
+        self.ties.join_array()
+    }
+
+    fn leave_array(&self) {
+        self.ties.leave_array();
     }
 }
 

@@ -84,6 +84,7 @@ fn unverified_programs_do_no_harm() {
             func_info: &[],
             line_info: &[],
             gpl_compatible: true,
+            target: None,
             ctx: None,
             helpers: None,
         };
@@ -119,6 +120,7 @@ fn faults_name_instruction_and_address() {
             func_info: &[],
             line_info: &[],
             gpl_compatible: true,
+            target: None,
             ctx: None,
             helpers: None,
         };

@@ -77,6 +77,8 @@ impl Code {
             installed: self.installed.clone(),
             entry: self.image.entry,
             tail_entry: self.image.tail_entry,
+            function_entry: self.image.function_entry,
+            functions: self.image.sites.iter().enumerate().filter_map(function_site).collect(),
             stats,
         }
     }
@@ -87,6 +89,14 @@ impl Code {
 
     pub(crate) fn image(&self) -> &Image {
         &self.image
+    }
+}
+
+/// The function that a site is the start of, and the site's index.
+fn function_site((index, site): (usize, &skep_jit::PatchSite)) -> Option<(u32, usize)> {
+    match site.kind {
+        skep_jit::SiteKind::Function { subprog } => Some((subprog, index)),
+        _ => None,
     }
 }
 

@@ -66,7 +66,7 @@ pub enum BuildError {
 }
 
 /// An embedder's context and the section name that asks for it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Context {
     section: String,
     pub(crate) layout: UserLayout,

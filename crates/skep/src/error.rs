@@ -36,6 +36,22 @@ pub enum LoadError {
         /// The verifier's log.
         log: String,
     },
+    /// An extension program does not know what it extends.
+    #[error("program '{program}' replaces a function, and no program was named that has it (set_attach_target)")]
+    NoTarget {
+        /// The program.
+        program: String,
+    },
+    /// A program that tail-calls through a prog array does not go with those in it.
+    #[error("program '{program}' does not go with the programs of prog array '{map}': {errno}")]
+    Owner {
+        /// The program.
+        program: String,
+        /// The prog array.
+        map: String,
+        /// Why not.
+        errno: Errno,
+    },
     /// A program's type has no context that this engine can make.
     #[error("program '{program}': programs of type {prog_type} cannot be run here")]
     NotRunnable {
@@ -109,7 +125,7 @@ impl LoadError {
             Self::Object { source, .. } => Errno(source.errno()),
             Self::Map(error) => error.errno,
             Self::Rejected { rejection, .. } => rejection.errno,
-            Self::Slot { errno, .. } => *errno,
+            Self::Slot { errno, .. } | Self::Owner { errno, .. } => *errno,
             Self::Needs { .. } => Errno::ENOTSUPP,
             _ => Errno::EINVAL,
         }

@@ -19,14 +19,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Slot`] and [`Program::replace`] replace programs while threads run them; [`Builder::context`] and [`Builder::helper`] make an extension point
+//! [`Slot`] and [`Program::replace`] replace programs while threads run them, [`Loaded::replace_function`] one of their
+//! functions, [`ProgArray`] the targets of their tail calls; [`Builder::context`] and [`Builder::helper`] make an extension point
 //! of an embedder's own struct and functions; [`Engine::enable_stats`] measures code that runs.
 
 mod object;
 
 mod engine;
+mod extension;
 mod load;
 mod loaded;
+mod prog_array;
 mod program;
 mod slot;
 mod typed;
@@ -42,10 +45,12 @@ mod pokes;
 pub use code::Code;
 pub use engine::{BuildError, Builder, Engine, Feature, LivePatching, MemoryUse, Mode};
 pub use error::LoadError;
+pub use extension::{ExtendError, Replacement};
 pub use load::LoadOptions;
 pub use loaded::{Loaded, NotFound};
 pub use maps::MapError;
 pub use object::{Object, ObjectError};
+pub use prog_array::ProgArray;
 pub use program::Program;
 /// Descriptions of context structs.
 pub use skep_abi::ctx::{CtxField, CtxFieldKind, CtxLayout};

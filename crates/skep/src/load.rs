@@ -6,21 +6,23 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use skep_abi::RawInsn;
+use skep_abi::{ProgType, RawInsn};
+use skep_jit::Role;
 use skep_object::{MapKind, Poisoned, ProgramSpec, SlotTarget};
 use skep_runtime::ctx::CtxType;
 use skep_runtime::map::prog_array::{ProgArray, SlotWatcher};
 use skep_runtime::map::{Map, Slot};
 use skep_runtime::{Program, ProgramParts};
-use skep_verifier::{MapShape, Options, RewriteOptions, Verified};
+use skep_verifier::{MapShape, Options, ProgFlags, RewriteOptions, Verified};
 
 use crate::code::{self, Code};
 use crate::engine::{Context, Engine, Mode};
 use crate::error::LoadError;
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, NotFound};
 use crate::maps;
 use crate::object::Object;
 use crate::pokes::PokeWatcher;
+use crate::program::Source;
 use crate::verify::explained;
 
 /// Choices for one load.
@@ -51,6 +53,14 @@ impl LoadOptions {
 
     fn reused(&self, name: &str) -> Option<Map> {
         self.maps.iter().find(|(known, _)| known == name).map(|(_, map)| map.clone())
+    }
+}
+
+impl Adopted {
+    /// Maps of another object.
+    pub(crate) fn from(loaded: &Loaded, names: &[String]) -> Result<Self, NotFound> {
+        let map = |name: &String| Ok((name.clone(), loaded.raw_map(name)?));
+        Ok(Self { maps: names.iter().map(map).collect::<Result<_, _>>()? })
     }
 }
 
@@ -95,7 +105,16 @@ fn build(
         step,
         source,
     };
-    let context = engine.context_of(spec);
+    let target = object.replaces(&spec.name);
+    let is_extension = spec.sec.as_ref().is_some_and(|sec| sec.prog_type == ProgType::Ext);
+    if is_extension && target.is_none() {
+        return Err(LoadError::NoTarget { program: spec.name.clone() });
+    }
+    let of_target = target.map(|target| target.program.source());
+    let context = match &of_target {
+        Some(source) => source.context.as_ref(),
+        None => engine.context_of(spec),
+    };
     let pokes = engine.mode() == Mode::Jit && engine.is_live();
     let helpers = engine.helpers();
     let built = object.with_program_spec(index, views, context.map(Context::table), |view, poisoned| {
@@ -108,11 +127,15 @@ fn build(
         let options = RewriteOptions { pokes, thrown, ..RewriteOptions::default() };
         let xlated = skep_verifier::rewrite(view, &verified, &options)
             .map_err(|error| failed("cannot be rewritten", Box::new(error)))?;
-        Ok::<_, LoadError>((view.prog_type, view.attach_type, verified.stats().processed, xlated))
+        let xdp_has_frags = view.flags.has(ProgFlags::XDP_HAS_FRAGS);
+        Ok::<_, LoadError>((view.prog_type, view.attach_type, xdp_has_frags, verified.stats().processed, xlated))
     })?;
-    let (prog_type, attach_type, verified_insns, xlated) = built?;
-    let ctx_type = context.map(|context| context.ctx_type).or_else(|| CtxType::of(prog_type));
-    let ctx_type = ctx_type.ok_or_else(|| LoadError::NotRunnable { program: spec.name.clone(), prog_type })?;
+    let (callee_type, attach_type, xdp_has_frags, verified_insns, xlated) = built?;
+    let callee_context = context.map(|context| context.ctx_type).or_else(|| CtxType::of(callee_type));
+    let callee_context =
+        callee_context.ok_or_else(|| LoadError::NotRunnable { program: spec.name.clone(), prog_type: callee_type })?;
+    let (prog_type, ctx_type) =
+        if is_extension { (ProgType::Ext, CtxType::Function) } else { (callee_type, callee_context) };
 
     let used: Vec<Map> = xlated.used_maps.iter().filter_map(|&map| maps.get(map as usize)?.clone()).collect();
     let address = |name: &str| skep_runtime::kfunc::kfunc(name).map(skep_runtime::kfunc::Kfunc::address);
@@ -125,7 +148,12 @@ fn build(
             let layout = skep_jit::Layout {
                 kfuncs: kfuncs.clone(),
                 maps: used.iter().map(code::map_layout).collect(),
-                stats: i64::try_from(stats.offset()).ok().filter(|_| engine.is_live()),
+                stats: i64::try_from(stats.offset()).ok().filter(|_| engine.is_live() && !is_extension),
+                role: match (is_extension, engine.is_live()) {
+                    (true, _) => Role::Extension,
+                    (false, true) => Role::Replaceable,
+                    (false, false) => Role::Program,
+                },
                 ..engine.layout().clone()
             };
             let image = skep_jit::compile(&xlated, &layout, &engine.jit_options())
@@ -147,11 +175,16 @@ fn build(
     if let Some(code) = code {
         attached.push(Box::new(code));
     }
-    Program::new(
+    let source = Source { btf: object.spec().btf.clone(), context: context.cloned(), target: target.cloned() };
+    attached.push(Box::new(Arc::new(source)));
+    let program = Program::new(
         engine.state(),
         ProgramParts {
             name: spec.name.clone(),
             prog_type,
+            callee_type,
+            callee_context,
+            xdp_has_frags,
             attach_type,
             gpl_compatible: object.is_gpl_compatible(),
             tag: tag(&spec.insns),
@@ -165,7 +198,13 @@ fn build(
             attached,
         },
     )
-    .map_err(|error| failed("cannot be published", Box::new(error)))
+    .map_err(|error| failed("cannot be published", Box::new(error)))?;
+    program.check_prog_arrays().map_err(|(index, errno)| LoadError::Owner {
+        program: spec.name.clone(),
+        map: used.get(index).map_or_else(String::new, |map| map.info().name.clone()),
+        errno,
+    })?;
+    Ok(program)
 }
 
 /// Verifies with as little log as a rejection needs: none at first, then the failing path.

@@ -12,6 +12,8 @@ use skep_btf::Btf;
 use skep_object::{MapSpec, ObjectSpec, ProgramSpec, VariableSpec};
 use zerocopy::{Immutable, IntoBytes};
 
+use crate::extension::Target;
+
 /// Largest object file that is read, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -62,6 +64,8 @@ pub struct Object {
     shown: String,
     spec: ObjectSpec,
     target: Option<Arc<Btf>>,
+    /// What its extension programs replace, by program.
+    replaces: Vec<(String, Target)>,
 }
 
 impl Object {
@@ -99,7 +103,7 @@ impl Object {
     /// The bytes are not a BPF object.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, ObjectError> {
         match skep_object::parse(bytes, name) {
-            Ok(spec) => Ok(Self { shown: name.to_owned(), spec, target: None }),
+            Ok(spec) => Ok(Self::from_spec(name, spec)),
             Err(source) => Err(ObjectError::Object { name: name.to_owned(), source }),
         }
     }
@@ -107,7 +111,7 @@ impl Object {
     /// An object that was put together rather than read; `shown` stands for its file in messages.
     #[must_use]
     pub fn from_spec(shown: impl Into<String>, spec: ObjectSpec) -> Self {
-        Self { shown: shown.into(), spec, target: None }
+        Self { shown: shown.into(), spec, target: None, replaces: Vec::new() }
     }
 
     /// The file, as it was named when opened.
@@ -162,6 +166,27 @@ impl Object {
     pub fn with_target_btf(mut self, target: Arc<Btf>) -> Self {
         self.target = Some(target);
         self
+    }
+
+    /// What an extension program of the object replaces.
+    pub(crate) fn replaces(&self, program: &str) -> Option<&Target> {
+        self.replaces.iter().find(|(name, _)| name == program).map(|(_, target)| target)
+    }
+
+    pub(crate) fn add_target(&mut self, program: &str, target: Target) {
+        self.replaces.retain(|(name, _)| name != program);
+        self.replaces.push((program.to_owned(), target));
+    }
+
+    /// Leaves out extension programs of which nobody said what they replace.
+    pub(crate) fn leave_out_untargeted(&mut self) {
+        let replaces = &self.replaces;
+        for program in &mut self.spec.programs {
+            let is_extension = program.sec.as_ref().is_some_and(|sec| sec.prog_type == skep_abi::ProgType::Ext);
+            if is_extension {
+                program.autoload = replaces.iter().any(|(name, _)| *name == program.name);
+            }
+        }
     }
 
     /// Whether its licence lets programs call GPL-only helpers.

@@ -38,7 +38,7 @@ impl PokeWatcher {
                 SiteKind::PokeGate { index, stub } => {
                     gates.entry(index).or_insert_with(Vec::new).push((id, code.addr(stub)));
                 }
-                SiteKind::Stats { .. } => {}
+                SiteKind::Stats { .. } | SiteKind::Function { .. } => {}
             }
         }
         let mut by_map: BTreeMap<u32, BTreeMap<u32, Vec<Sites>>> = BTreeMap::new();

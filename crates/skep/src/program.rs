@@ -5,9 +5,13 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+
+use skep_btf::Btf;
 
 use crate::code::Code;
+use crate::engine::Context;
+use crate::extension::Target;
 use crate::loaded::Loaded;
 use crate::version::{Retired, SlotError, Version};
 
@@ -45,6 +49,17 @@ impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }
+}
+
+/// What a version of a program was made from, as far as extensions of it need it.
+#[derive(Debug, Default)]
+pub(crate) struct Source {
+    /// The object's types.
+    pub(crate) btf: Option<Arc<Btf>>,
+    /// The embedder's context that it runs on.
+    pub(crate) context: Option<Context>,
+    /// Of an extension: the function that it was verified for.
+    pub(crate) target: Option<Target>,
 }
 
 impl Program {
@@ -88,6 +103,16 @@ impl Program {
         self.home.replace_in_arrays(old.id(), &program.to_callee());
         let before = behind.replace(loaded).unwrap_or_else(|| self.home.clone());
         Ok(Retired::new(old, before, engine.clone()))
+    }
+
+    /// What its current version was made from.
+    pub(crate) fn source(&self) -> Arc<Source> {
+        self.inner.attached().unwrap_or_default()
+    }
+
+    /// A handle of the version that runs now, and of no other.
+    pub(crate) fn pinned(&self) -> Self {
+        Self { inner: self.inner.pinned(), home: self.loaded(), index: self.index }
     }
 
     pub(crate) fn runtime(&self) -> &skep_runtime::Program {

@@ -9,11 +9,11 @@ use std::borrow::Cow;
 use skep_abi::ctx::CtxLayout;
 use skep_abi::{AttachType, MapType, ProgType};
 use skep_verifier::{
-    Category, Explanation, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Refusal, Rejection,
-    Stats, Verified,
+    Category, ExtTarget, Explanation, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Refusal,
+    Rejection, Stats, Verified,
 };
 
-use skep_btf::CoreTarget;
+use skep_btf::{CoreTarget, TypeId};
 use skep_object::Poisoned;
 
 use crate::object::Object;
@@ -217,8 +217,19 @@ impl Object {
             }
             (program, _) => program,
         };
+        let replaces = self.replaces(&program.name);
+        let behind = replaces.map(|target| (target.program.xlated(), target.program.source()));
+        let replaced = replaces.zip(behind.as_ref()).and_then(|(target, (xlated, source))| {
+            let func = xlated.subprogs.get(target.function).map(|sub| TypeId(sub.type_id))?;
+            Some(ExtTarget { btf: source.btf.as_deref()?, func, subprogs: &xlated.subprogs })
+        });
         // An embedder's programs have the helpers of programs without a context of the kernel's.
         let (prog_type, attach_type, flags) = match (&program.sec, context) {
+            (Some(sec), _) if replaces.is_some() => {
+                let target = replaces.map(|target| &target.program);
+                let prog_type = target.map_or(sec.prog_type, |target| target.prog_type());
+                (prog_type, target.map_or(sec.attach_type, |target| target.attach_type()), sec.prog_flags)
+            }
             (Some(sec), _) => (sec.prog_type, sec.attach_type, sec.prog_flags),
             (None, Some(_)) => (ProgType::RawTracepoint, AttachType::default(), 0),
             (None, None) => {
@@ -240,6 +251,7 @@ impl Object {
             func_info: &program.func_info,
             line_info: &program.line_info,
             gpl_compatible: self.is_gpl_compatible(),
+            target: replaced,
             ctx: context,
             helpers: None,
         };

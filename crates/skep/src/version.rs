@@ -17,9 +17,9 @@ use crate::program::Program;
 /// A version of what runs: an object, its entry program, and the maps that it takes over.
 #[derive(Clone, Debug)]
 pub struct Version {
-    object: Object,
-    program: Option<String>,
-    adopt: Vec<String>,
+    pub(crate) object: Object,
+    pub(crate) program: Option<String>,
+    pub(crate) adopt: Vec<String>,
 }
 
 impl Version {
@@ -81,6 +81,18 @@ impl Version {
         let loaded = crate::load::load(engine, self.object.clone(), &options)?;
         let program = loaded.program(&entry)?;
         Ok((loaded, program))
+    }
+}
+
+impl Loaded {
+    /// Loads another object into the same engine. Maps that it adopts are this object's: the two share them.
+    ///
+    /// # Errors
+    /// It does not load, or a map to adopt does not exist here.
+    pub fn load_sharing(&self, version: impl Into<Version>) -> Result<Self, SlotError> {
+        let version = version.into();
+        let adopted = Adopted::from(self, &version.adopt)?;
+        Ok(crate::load::load(self.engine(), version.object, &adopted)?)
     }
 }
 

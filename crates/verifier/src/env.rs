@@ -91,6 +91,8 @@ pub(crate) struct SubprogInfo {
     pub(crate) might_throw: bool,
     /// BTF id of its function, 0 without BTF.
     pub(crate) func_id: u32,
+    /// A call passed what its prototype does not say.
+    pub(crate) unreliable: bool,
     /// Arguments of a global function, once read from BTF.
     pub(crate) args: Option<crate::check::global::Signature>,
 }

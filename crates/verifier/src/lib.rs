@@ -29,14 +29,15 @@ mod states;
 mod verified;
 mod verify;
 
+pub use check::global::Signature;
 pub use check::kfunc::has_kfunc;
 pub use explain::{Category, Cause, Explanation, Place, Role, Source};
 pub use log::Log;
 pub use record::{RecordError, struct_record, value_record};
 pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite};
 pub use spec::{
-    FieldKind, FieldTarget, HelperTable, KfuncRef, MapShape, ObjectType, Options, Profile, ProgFlags, ProgramSpec,
-    RecordField,
+    ExtTarget, FieldKind, FieldTarget, HelperTable, KfuncRef, MapShape, ObjectType, Options, Profile, ProgFlags,
+    ProgramSpec, RecordField,
 };
 pub use verified::{
     AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Rejection, RejectionKind, SockKind, Stats,

@@ -10,6 +10,8 @@ use skep_abi::helper::HelperProto;
 use skep_abi::{AttachType, MapType, ProgType, RawInsn};
 use skep_btf::{Btf, FuncInfo, LineInfo, TypeId};
 
+use crate::verified::Subprog;
+
 /// Flags of a program load, as `BPF_F_*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProgFlags(pub u32);
@@ -190,15 +192,28 @@ impl HelperTable {
     }
 }
 
+/// The function of a verified program that an extension program (`freplace`) is to take the place of.
+#[derive(Clone, Copy, Debug)]
+pub struct ExtTarget<'a> {
+    /// The types of the program that the function is in.
+    pub btf: &'a Btf,
+    /// The function's `FUNC` in them (`attach_btf_id`).
+    pub func: TypeId,
+    /// The functions of that program, as verified.
+    pub subprogs: &'a [Subprog],
+}
+
 /// One program to verify; everything is borrowed.
 #[derive(Clone, Debug)]
 pub struct ProgramSpec<'a> {
     /// Name, for the log.
     pub name: &'a str,
-    /// Program type.
+    /// Program type; of an extension program the type of the program that it extends.
     pub prog_type: ProgType,
-    /// Expected attach type.
+    /// Expected attach type; of an extension program that of the program that it extends.
     pub attach_type: AttachType,
+    /// The function that it takes the place of: what makes it an extension program.
+    pub target: Option<ExtTarget<'a>>,
     /// Load flags.
     pub flags: ProgFlags,
     /// Linked instructions; `MapFd`/`MapIdx` forms index `maps`, kfunc ids index `kfuncs`.

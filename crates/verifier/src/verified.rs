@@ -9,6 +9,8 @@ use std::time::Duration;
 use skep_abi::Errno;
 use skep_abi::RawInsn;
 
+use crate::check::global::Signature;
+
 /// A slot of the program.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct InsnIdx(pub u32);
@@ -213,6 +215,15 @@ pub struct Subprog {
     pub changes_pkt_data: bool,
     /// It may sleep.
     pub might_sleep: bool,
+    /// Its `FUNC` in the program's BTF, 0 without.
+    pub type_id: u32,
+    /// Its prototype in BTF says what it is called with. Not so for functions that the compiler changed, or a program whose
+    /// argument is not its context.
+    pub reliable: bool,
+    /// It is global and its prototype is reliable: an extension program may take its place.
+    pub replaceable: bool,
+    /// What its callers pass, where that is known by its prototype.
+    pub signature: Option<Signature>,
 }
 
 /// Something that an accepted program uses and this engine cannot run: the verdict holds, a load is refused.

@@ -162,7 +162,7 @@ impl<'a> Env<'a> {
             let text = format!("program has {len} insns, 1 to {max} are allowed");
             return Err(self.reject(Errno::E2BIG, RejectionKind::Malformed, text));
         }
-        if !self.has_context() {
+        if self.spec.target.is_none() && !self.has_context() {
             let text = format!("{} programs need the kernel's types and are not supported", self.spec.prog_type);
             return Err(self.reject(Errno::ENOTSUPP, RejectionKind::Unsupported, text));
         }
@@ -173,6 +173,7 @@ impl<'a> Env<'a> {
         self.decode_all();
         self.check_cfg()?;
         self.mark_points();
+        self.check_ext_target()?;
         self.compute_scc();
         self.compute_live_regs();
         self.walk(0)?;
@@ -240,13 +241,13 @@ impl<'a> Env<'a> {
         let start = self.subprogs[sub].start;
         let mut state = State::new(index, start);
         state.frames = vec![Rc::new(Frame::new(u32::MAX, 0, index))];
-        state.sleepable =
-            self.spec.flags.has(ProgFlags::SLEEPABLE) || self.spec.prog_type == skep_abi::ProgType::Syscall;
+        let of_syscall = self.spec.prog_type == skep_abi::ProgType::Syscall && self.spec.target.is_none();
+        state.sleepable = self.spec.flags.has(ProgFlags::SLEEPABLE) || of_syscall;
         self.cur = state;
         self.insn = start;
         self.print.prev_line = None;
         self.scratch_all();
-        if sub == 0 {
+        if sub == 0 && self.spec.target.is_none() {
             self.cur.frame_mut().regs[1] = Reg::pointer(RegType::of(Base::Ctx), Extra::None);
         } else {
             if self.options.log_level & 3 != 0 {
@@ -257,6 +258,9 @@ impl<'a> Env<'a> {
                 self.enter_exception_callback(sub)?;
             }
             self.enter_global(sub)?;
+            if sub == 0 {
+                self.check_ext_signature()?;
+            }
         }
         self.explore()?;
         if !self.level2() {
@@ -322,10 +326,15 @@ impl<'a> Env<'a> {
             };
         }
         self.find_constants();
+        self.judge_main_prototype();
         let subprogs = self
             .subprogs
             .iter()
             .map(|s| Subprog {
+                type_id: s.func_id,
+                reliable: s.func_id != 0 && !s.unreliable,
+                replaceable: s.func_id != 0 && !s.unreliable && self.is_global_function(s.func_id),
+                signature: s.args.clone(),
                 start: s.start,
                 end: s.end,
                 name: s.name.clone(),

@@ -21,7 +21,7 @@ pub use map::{Batch, Map, MapCreate, MapInfo};
 pub use memory::{KernelMemory, symbols};
 pub use prog::{LoadFailure, Loaded, Prog, ProgInfo, ProgLoad, TestRun, TestRunResult};
 
-use skep_abi::{ProgType, RawInsn};
+use skep_abi::{Errno, ProgType, RawInsn};
 
 /// Size of a BPF object name in the kernel, with its final zero.
 const NAME_LEN: usize = 16;
@@ -67,6 +67,24 @@ pub fn require(what: &str) -> bool {
             false
         }
     }
+}
+
+/// As [`require`], for extension programs: some machines let root load every type of program but those that change others.
+pub fn require_extensions(what: &str) -> bool {
+    static DENIED: OnceLock<bool> = OnceLock::new();
+    if !require(what) {
+        return false;
+    }
+    let program = [RawInsn { code: 0x95, dst: 0, src: 0, off: 0, imm: 0 }];
+    // Without a target it is invalid, if it may be loaded at all.
+    let denied = || ProgLoad::new(ProgType::Ext, &program).load_once().err().map(|failure| failure.errno);
+    if !*DENIED.get_or_init(|| denied() == Some(Errno::EPERM)) {
+        return true;
+    }
+    RAN.fetch_sub(1, Ordering::Relaxed);
+    SKIPPED.fetch_add(1, Ordering::Relaxed);
+    eprintln!("kernel oracle: {what} skipped: the machine denies extension programs");
+    false
 }
 
 /// How many suites asked the kernel so far and how many could not.

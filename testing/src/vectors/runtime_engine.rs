@@ -106,6 +106,9 @@ impl RuntimeEngine {
         let parts = ProgramParts {
             name: "program".to_owned(),
             prog_type,
+            callee_type: prog_type,
+            callee_context: ctx_type,
+            xdp_has_frags: false,
             attach_type,
             gpl_compatible: true,
             tag: [0; 8],
@@ -138,6 +141,7 @@ impl RuntimeEngine {
             func_info: &[],
             line_info: &[],
             gpl_compatible: true,
+            target: None,
             ctx: None,
             helpers: None,
         };
@@ -300,7 +304,8 @@ fn install(arena: &CodeArena, image: &skep_jit::Image) -> Result<Code, String> {
         skep_jit::SiteKind::Stats { stub } => Some((index, stub)),
         _ => None,
     });
-    Ok(Code { installed, entry: image.entry, tail_entry: image.tail_entry, stats })
+    let (entry, tail_entry) = (image.entry, image.tail_entry);
+    Ok(Code { installed, entry, tail_entry, function_entry: None, functions: Vec::new(), stats })
 }
 
 fn map_layout(map: &Map) -> MapLayout {

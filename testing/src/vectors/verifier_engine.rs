@@ -47,6 +47,7 @@ pub fn with_verified<T>(case: &Case, then: impl FnOnce(&ProgramSpec<'_>, &Verifi
         func_info: &func_info,
         line_info: &[],
         gpl_compatible: true,
+        target: None,
         ctx: None,
         helpers: None,
     };

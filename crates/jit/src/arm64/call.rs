@@ -6,7 +6,7 @@
 
 use skep_abi::{CallTarget, Reg, Size};
 
-use super::asm::{Cond, LR, Mem, SP, x};
+use super::asm::{Cond, HostReg, LR, Mem, SP, x};
 use super::memory::missing;
 use super::relax::Label;
 use super::{Lower, TMP, unsupported};
@@ -101,14 +101,19 @@ impl Lower<'_> {
             let Some(label) = thunk else { continue };
             self.asm.align16();
             self.asm.bind(label);
-            self.asm.try_add_imm(true, SP, SP, -16);
-            self.emit_thunk_registers(0);
-            self.asm.mov(true, x(28), x(5));
-            self.asm.call(self.entries.at(sub));
-            self.emit_thunk_registers(1);
-            self.asm.try_add_imm(true, SP, SP, 16);
-            self.asm.ret();
+            self.emit_thunk(sub, x(5));
         }
+    }
+
+    /// Calls subprogram `sub` with the vCPU's base from `cpu` in x28, and returns.
+    pub(super) fn emit_thunk(&mut self, sub: usize, cpu: HostReg) {
+        self.asm.try_add_imm(true, SP, SP, -16);
+        self.emit_thunk_registers(0);
+        self.asm.mov(true, x(28), cpu);
+        self.asm.call(self.entries.at(sub));
+        self.emit_thunk_registers(1);
+        self.asm.try_add_imm(true, SP, SP, 16);
+        self.asm.ret();
     }
 
     fn emit_thunk_registers(&mut self, opc: u32) {

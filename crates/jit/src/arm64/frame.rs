@@ -44,7 +44,7 @@ impl Frame {
         let mut take = |frame: &mut Self, saved: HostReg| {
             if sub.has_calls { frame.save(saved) } else { spare.next().unwrap_or_else(|| frame.save(saved)) }
         };
-        if index == 0 && (sub.needs_cpu || (sub.has_calls && flow.needs_cpu)) {
+        if index == 0 && !flow.is_extension && (sub.needs_cpu || (sub.has_calls && flow.needs_cpu)) {
             frame.takes_cpu = true;
             frame.cpu = take(&mut frame, CPU);
         }

@@ -64,6 +64,7 @@ struct Site {
 
 enum PendingSite {
     Stats { stub: Label },
+    Function { subprog: u32 },
     PokeGate { index: u16, stub: Label },
     PokeTarget { index: u16 },
 }
@@ -133,6 +134,12 @@ impl<'a> Lower<'a> {
         self.asm.bind(self.entries.at(index));
         self.exit = None;
         self.exit_bound = false;
+        if sub.replaceable {
+            self.emit_site(PendingSite::Function { subprog: slot_number(index) });
+        }
+        if index == 0 {
+            self.tail_entry = self.asm.here();
+        }
         self.frame.emit_prologue(&mut self.asm);
         let mut at = sub.start;
         while at < sub.end {
@@ -279,6 +286,7 @@ impl<'a> Lower<'a> {
                 PendingSite::PokeGate { index, stub } => {
                     SiteKind::PokeGate { index, stub: label_offset(&labels, stub)? }
                 }
+                PendingSite::Function { subprog } => SiteKind::Function { subprog },
                 PendingSite::PokeTarget { index } => SiteKind::PokeTarget { index },
             };
             sites.push(PatchSite { offset: site.at, len: 4, kind });
@@ -298,6 +306,11 @@ impl<'a> Lower<'a> {
             bytes,
             entry: 0,
             tail_entry: self.tail_entry,
+            function_entry: if self.flow.is_extension {
+                Some(label_offset(&labels, self.entries.at(0))?)
+            } else {
+                None
+            },
             relocations: Vec::new(),
             sites,
             lines: self.lines,

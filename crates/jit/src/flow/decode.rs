@@ -8,7 +8,7 @@ use skep_verifier::{InsnFacts, MapArg, Xlated};
 
 use super::{Flow, Key, Op, SlotInfo, SubFlow};
 use crate::error::JitError;
-use crate::layout::{Layout, MapAccess};
+use crate::layout::{Layout, MapAccess, Role};
 
 /// `bpf_map_lookup_elem`.
 const MAP_LOOKUP_ELEM: i32 = 1;
@@ -24,8 +24,9 @@ pub(super) fn decode(xlated: &Xlated, layout: &Layout) -> Result<Flow, JitError>
     let mut flow = Flow {
         ops: vec![Op::Nop; count],
         slots: vec![SlotInfo::default(); count],
-        subs: xlated.subprogs.iter().map(SubFlow::new).collect(),
+        subs: xlated.subprogs.iter().map(|sub| SubFlow::new(sub, layout.role)).collect(),
         needs_cpu: false,
+        is_extension: layout.role == Role::Extension,
     };
     check_subprogs(&flow.subs, count)?;
     let nothing = InsnFacts::default();

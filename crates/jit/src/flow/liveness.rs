@@ -35,8 +35,8 @@ pub(super) fn compute(flow: &mut Flow, remove: bool) -> Result<(), JitError> {
 
 /// Removes the dead, and adds up the effects of the others.
 fn summarize(flow: &mut Flow, effects: &[Effect], remove: bool) -> Result<(), JitError> {
-    let Flow { ops, slots, subs, needs_cpu } = flow;
-    for sub in subs {
+    let Flow { ops, slots, subs, needs_cpu, .. } = flow;
+    for (number, sub) in subs.iter_mut().enumerate() {
         for at in sub.start..sub.end {
             let (Some(op), Some(slot), Some(effect)) = (ops.get_mut(at), slots.get(at), effects.get(at)) else { break };
             if remove && is_dead(*effect, slot.live_out) {
@@ -51,7 +51,8 @@ fn summarize(flow: &mut Flow, effects: &[Effect], remove: bool) -> Result<(), Ji
             sub.needs_cpu |= effect.needs_cpu();
             sub.has_division |= effect.is_division();
         }
-        *needs_cpu |= sub.needs_cpu;
+        // What takes the place of a subprogram finds the vCPU's base where the subprogram would.
+        *needs_cpu |= sub.needs_cpu || (number > 0 && sub.replaceable);
     }
     Ok(())
 }

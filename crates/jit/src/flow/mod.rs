@@ -15,7 +15,7 @@ use skep_abi::{Insn, Operand, Reg, Size, Width};
 use skep_verifier::{Subprog, Xlated};
 
 use crate::error::JitError;
-use crate::layout::Layout;
+use crate::layout::{Layout, Role};
 
 pub(crate) use effect::RegSet;
 
@@ -94,6 +94,8 @@ pub(crate) struct SubFlow {
     pub(crate) has_calls: bool,
     /// Helper calls, tail calls, per-CPU accesses: it needs the vCPU's base.
     pub(crate) needs_cpu: bool,
+    /// It begins with a site for a function in its place.
+    pub(crate) replaceable: bool,
     /// It divides, or multiplies in other ways that want host registers.
     pub(crate) has_division: bool,
 }
@@ -103,8 +105,10 @@ pub(crate) struct Flow {
     pub(crate) ops: Vec<Op>,
     pub(crate) slots: Vec<SlotInfo>,
     pub(crate) subs: Vec<SubFlow>,
-    /// Any subprogram needs the vCPU's base.
+    /// Any subprogram needs the vCPU's base, or what may take its place does.
     pub(crate) needs_cpu: bool,
+    /// The program itself is entered as a subprogram is.
+    pub(crate) is_extension: bool,
 }
 
 impl Flow {
@@ -143,7 +147,7 @@ impl SubFlow {
         self.stack_depth.checked_next_multiple_of(8).filter(|&depth| depth <= MAX_STACK)
     }
 
-    fn new(sub: &Subprog) -> Self {
+    fn new(sub: &Subprog, role: Role) -> Self {
         Self {
             start: sub.start as usize,
             end: sub.end as usize,
@@ -151,6 +155,7 @@ impl SubFlow {
             used: RegSet::EMPTY,
             has_calls: false,
             needs_cpu: false,
+            replaceable: role == Role::Replaceable && sub.replaceable,
             has_division: false,
         }
     }

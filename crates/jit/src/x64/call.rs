@@ -6,7 +6,7 @@
 
 use skep_abi::{CallTarget, Reg, Size};
 
-use super::asm::{Arith, Cond, OpSize, R9, R12, RAX, RDI, RDX, RSI};
+use super::asm::{Arith, Cond, HostReg, OpSize, R9, R12, RAX, RDI, RDX, RSI};
 use super::memory::missing;
 use super::relax::Label;
 use super::{Lower, unsupported};
@@ -99,11 +99,16 @@ impl Lower<'_> {
             let Some(label) = thunk else { continue };
             self.asm.align(4, 15);
             self.asm.bind(label);
-            self.asm.push(R12);
-            self.asm.mov(true, R12, R9);
-            self.asm.call(self.entries.at(sub));
-            self.asm.pop(R12);
-            self.asm.ret();
+            self.emit_thunk(sub, R9);
         }
+    }
+
+    /// Calls subprogram `sub` with the vCPU's base from `cpu` in r12, and returns.
+    pub(super) fn emit_thunk(&mut self, sub: usize, cpu: HostReg) {
+        self.asm.push(R12);
+        self.asm.mov(true, R12, cpu);
+        self.asm.call(self.entries.at(sub));
+        self.asm.pop(R12);
+        self.asm.ret();
     }
 }

@@ -34,7 +34,7 @@ impl Frame {
     /// Plans the frame of subprogram `index`.
     pub(super) fn plan(flow: &Flow, index: usize, bmi2: bool) -> Option<Self> {
         let sub = flow.subs.get(index)?;
-        let is_main = index == 0;
+        let is_main = index == 0 && !flow.is_extension;
         let mut frame = Self { map: DEFAULT, cpu: R12, takes_cpu: false, saved: [RAX; 7], saved_len: 0, size: 0 };
         let mut pool = Pool::new(sub.used, sub.has_calls, sub.has_division, bmi2);
         // Subprograms inherit r12, so the program sets it if any of them needs it.

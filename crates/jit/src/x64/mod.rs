@@ -56,6 +56,7 @@ struct Site {
 
 enum PendingSite {
     Stats { stub: Label },
+    Function { subprog: u32 },
     PokeGate { index: u16, stub: Label },
     PokeTarget { index: u16 },
 }
@@ -141,6 +142,12 @@ impl<'a> Lower<'a> {
         self.asm.bind(self.entries.at(index));
         self.exit = None;
         self.exit_bound = false;
+        if sub.replaceable {
+            self.emit_site(PendingSite::Function { subprog: slot_number(index) });
+        }
+        if index == 0 {
+            self.tail_entry = self.asm.here();
+        }
         self.frame.emit_prologue(&mut self.asm);
         let mut at = sub.start;
         while at < sub.end {
@@ -282,6 +289,7 @@ impl<'a> Lower<'a> {
             let kind = match site.kind {
                 PendingSite::Stats { stub } => SiteKind::Stats { stub: linked.label(stub)? },
                 PendingSite::PokeGate { index, stub } => SiteKind::PokeGate { index, stub: linked.label(stub)? },
+                PendingSite::Function { subprog } => SiteKind::Function { subprog },
                 PendingSite::PokeTarget { index } => SiteKind::PokeTarget { index },
             };
             sites.push(PatchSite { offset: linked.offset(site.at), len: 5, kind });
@@ -302,7 +310,8 @@ impl<'a> Lower<'a> {
             })
             .collect();
         let tail_entry = linked.offset(self.tail_entry);
-        Ok(Image { bytes: linked.bytes, entry: 0, tail_entry, relocations, sites, lines, subprogs })
+        let function_entry = if self.flow.is_extension { Some(linked.label(self.entries.at(0))?) } else { None };
+        Ok(Image { bytes: linked.bytes, entry: 0, tail_entry, function_entry, relocations, sites, lines, subprogs })
     }
 }
 

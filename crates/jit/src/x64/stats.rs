@@ -13,15 +13,19 @@ use crate::layout::StatsLayout;
 const KTIME_GET_NS: u32 = 5;
 
 impl Lower<'_> {
-    /// The entry: the site, if statistics have somewhere to go.
+    /// The entry: the site, if statistics have somewhere to go; of an extension, the way in for whoever enters a program.
     pub(super) fn emit_entry(&mut self) {
+        if self.flow.is_extension {
+            self.emit_thunk(0, RSI);
+            self.asm.align(4, 15);
+            return;
+        }
         let clock = self.layout.tsc.is_some() || self.layout.helpers.contains_key(&KTIME_GET_NS);
         if self.layout.stats.is_some() && clock {
             let stub = self.asm.new_label();
             self.stats_stub = Some(stub);
             self.emit_site(PendingSite::Stats { stub });
         }
-        self.tail_entry = self.asm.here();
     }
 
     /// The stub: time, run, time, add.

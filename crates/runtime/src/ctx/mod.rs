@@ -34,6 +34,8 @@ pub enum CtxType {
     Syscall,
     /// A struct of the embedder, by its Rust type.
     User(TypeId),
+    /// None: the program is an extension, which is entered as a function of another.
+    Function,
 }
 
 impl CtxType {

@@ -60,6 +60,9 @@ impl Interp<'_> {
         if self.program.get().maps.iter().any(in_value) {
             return true;
         }
+        if self.callers.borrow().iter().any(|caller| caller.maps.iter().any(in_value)) {
+            return true;
+        }
         if self.inner_map_contains(address, len, kind) {
             return true;
         }

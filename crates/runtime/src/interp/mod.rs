@@ -90,8 +90,9 @@ pub enum FaultKind {
     NotExecutable,
 }
 
-/// Bytes of stack for all frames of a run: 33 tail calls, each from a subprogram that used 256 bytes, and 512 at the end.
-const STACK: usize = 34 * (256 + 32) + 512 + 64;
+/// Bytes of stack for all frames of a run: 33 tail calls, each from a subprogram that used 256 bytes, and 512 at the end; and
+/// 512 for a program that calls an extension, which happens once, for what is extended is no tail callee.
+const STACK: usize = 34 * (256 + 32) + 2 * (512 + 64);
 
 /// The stack of a run; a frame is zeroed when it is entered.
 #[repr(align(16))]
@@ -117,6 +118,8 @@ pub struct Interp<'a> {
     ctx: CtxParts,
     /// The program whose instructions run.
     program: Cell<&'a InterpProgram>,
+    /// Programs whose functions called an extension that has not returned; what they passed may lie in their maps.
+    callers: RefCell<Vec<&'a InterpProgram>>,
     /// Lowest and highest address of the stack buffer.
     stack: (u64, u64),
     /// Lowest address in use.
@@ -146,6 +149,7 @@ impl<'a> Interp<'a> {
             cpu_base,
             ctx,
             program: Cell::new(program),
+            callers: RefCell::new(Vec::new()),
             stack: (low, high),
             stack_low: Cell::new(high),
             calls: Cell::new(0),
@@ -161,6 +165,9 @@ impl<'a> Interp<'a> {
     pub(crate) fn run(&self) -> Result<u64, Fault> {
         let mut regs = [0_u64; 12];
         regs[1] = self.ctx.object() as u64;
+        if let Some(replacement) = self.program.get().replacement(0) {
+            self.program.set(replacement);
+        }
         let result = self.execute(0, regs);
         if result.is_err() {
             // The run may have ended while the program's frames were being left.

@@ -3,12 +3,16 @@
 //! Invariant: `ops` has one entry per slot, and the second slot of an `ld_imm64` is not executable. Kernel counterpart:
 //! `bpf_patch_call_args` and the fix-ups of `bpf_prog_select_runtime`, kernel/bpf/core.c, 6.18.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
 use skep_abi::helper::HelperProto;
 use skep_abi::{CallTarget, Errno, Imm64, Insn, RawInsn, decode_xlated};
 use skep_verifier::Xlated;
 use thiserror::Error;
 
 use crate::map::{MapAccessInfo, MapRef};
+use crate::program::ProgInner;
 
 /// Why a program cannot be interpreted.
 #[derive(Debug, Error)]
@@ -72,6 +76,8 @@ pub struct InterpProgram {
     pub(super) ops: Vec<Op>,
     /// First slot and stack bytes of each subprogram, ascending.
     pub(super) subprogs: Vec<(usize, u32)>,
+    /// What takes the place of each subprogram; null for none.
+    replaced: Vec<AtomicPtr<ProgInner>>,
     pub(super) maps: Vec<MapRef>,
     /// Prototypes of helpers that are not the kernel's.
     pub(super) protos: Vec<HelperProto>,
@@ -94,7 +100,25 @@ impl InterpProgram {
             slot += insn.slots();
         }
         let subprogs = xlated.subprogs.iter().map(|s| (s.start as usize, s.stack_depth)).collect();
-        Ok(Self { name: name.to_owned(), ops, subprogs, maps: resolve.maps.to_vec(), protos: resolve.protos.clone() })
+        let replaced = xlated.subprogs.iter().map(|_| AtomicPtr::default()).collect();
+        let (maps, protos) = (resolve.maps.to_vec(), resolve.protos.clone());
+        Ok(Self { name: name.to_owned(), ops, subprogs, replaced, maps, protos })
+    }
+
+    /// Puts another program in the place of subprogram `number`, or takes it away again; false without such a subprogram.
+    /// The caller keeps it until a grace period after it was taken away.
+    pub(crate) fn replace(&self, number: usize, with: Option<&Arc<ProgInner>>) -> bool {
+        let with = with.map_or(std::ptr::null_mut(), |with| Arc::as_ptr(with).cast_mut());
+        self.replaced.get(number).map(|place| place.store(with, Ordering::Release)).is_some()
+    }
+
+    /// What takes the place of the subprogram that starts at `slot`.
+    pub(super) fn replacement(&self, slot: usize) -> Option<&InterpProgram> {
+        let number = self.subprogs.binary_search_by_key(&slot, |s| s.0).ok()?;
+        let with = self.replaced.get(number)?.load(Ordering::Acquire);
+        // SAFETY: whoever put the program here keeps it until a grace period after it was taken away, and the run that asks
+        // holds grace periods up.
+        unsafe { with.as_ref() }?.interpreted()
     }
 
     /// The first slot of the callback with this token.

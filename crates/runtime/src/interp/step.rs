@@ -21,6 +21,8 @@ struct Caller<'a> {
     pc: usize,
     saved: [u64; 5],
     stack_low: u64,
+    /// The callee is an extension.
+    extended: bool,
 }
 
 /// Where execution goes on.
@@ -48,8 +50,16 @@ impl<'a> Interp<'a> {
                 Flow::Call(target) => {
                     let saved = [regs[6], regs[7], regs[8], regs[9], regs[10]];
                     let stack_low = self.stack_low.get();
-                    callers.push(Caller { program: self.program.get(), pc: pc + 1, saved, stack_low });
+                    let program = self.program.get();
+                    let replacement = program.replacement(target);
+                    let extended = replacement.is_some();
+                    callers.push(Caller { program, pc: pc + 1, saved, stack_low, extended });
                     pc = target;
+                    if let Some(replacement) = replacement {
+                        self.callers.borrow_mut().push(program);
+                        self.program.set(replacement);
+                        pc = 0;
+                    }
                     self.enter_frame(pc, &mut regs)?;
                 }
                 Flow::Tail => {
@@ -65,6 +75,9 @@ impl<'a> Interp<'a> {
                     }
                     Some(caller) => {
                         self.program.set(caller.program);
+                        if caller.extended {
+                            self.callers.borrow_mut().pop();
+                        }
                         self.stack_low.set(caller.stack_low);
                         regs[6..11].copy_from_slice(&caller.saved);
                         pc = caller.pc;

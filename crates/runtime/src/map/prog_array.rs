@@ -4,7 +4,8 @@
 //! to is kept beside it, under a lock, for listing and for the interpreter; the two need not change together, because
 //! running code never reads the second. Invariant: a published address stays valid until a grace period after it
 //! was replaced, for the array drops its reference to the program no earlier.
-//! The first program fixes the *owner* (type, attach type, compiled or not, context): another kind is `EINVAL`.
+//! The first program fixes the *owner* (type, attach type, compiled or not, context): another kind is `EINVAL`, and so is an
+//! extension program; a program of which a function is replaced is `EBUSY`.
 //! Kernel counterpart: `prog_array_map_ops`, `bpf_prog_map_compatible` (kernel/bpf/arraymap.c, core.c, 6.18).
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,8 @@ pub struct Owner {
     pub attach_type: AttachType,
     /// Whether programs enter as machine code.
     pub jited: bool,
+    /// Whether they take packets in fragments (`BPF_F_XDP_HAS_FRAGS`).
+    pub xdp_has_frags: bool,
     /// Which context layout R1 points at; equal numbers mean the same layout.
     pub context: u64,
 }
@@ -43,6 +46,19 @@ pub trait TailCallee: Send + Sync {
     fn tail_entry(&self) -> u64;
     /// The program as its own type, for the interpreter.
     fn as_any(&self) -> &dyn std::any::Any;
+    /// Whether it replaces a function of another program, so that it can be no tail callee.
+    fn is_extension(&self) -> bool {
+        false
+    }
+    /// It goes into a slot.
+    ///
+    /// # Errors
+    /// `EBUSY` while one of its functions is replaced.
+    fn join_array(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+    /// It left a slot.
+    fn leave_array(&self) {}
 }
 
 /// Code whose sites depend on the slots of an array (a poked tail call).
@@ -120,7 +136,8 @@ impl ProgArray {
     /// Replaces several slots under one lock: none of the watchers sees another change in between.
     ///
     /// # Errors
-    /// `E2BIG` for a slot out of range, `EINVAL` for a program that is not compatible; then nothing has changed.
+    /// `E2BIG` for a slot out of range, `EINVAL` for a program that is not compatible, `EBUSY` for one of which a function is
+    /// replaced; then nothing has changed.
     pub fn set_many(&self, changes: Vec<(u32, Option<Arc<dyn TailCallee>>)>) -> Result<(), Errno> {
         let mut state = self.state();
         for (index, program) in &changes {
@@ -128,7 +145,14 @@ impl ProgArray {
                 return Err(Errno::E2BIG);
             }
             if let Some(program) = program {
-                state.check_owner(&program.owner())?;
+                state.check_callee(&**program)?;
+            }
+        }
+        let joining = || changes.iter().filter_map(|(_, program)| program.as_ref());
+        for (done, program) in joining().enumerate() {
+            if let Err(errno) = program.join_array() {
+                joining().take(done).for_each(|joined| joined.leave_array());
+                return Err(errno);
             }
         }
         for (index, program) in changes {
@@ -142,13 +166,13 @@ impl ProgArray {
         let mut state = self.state();
         for index in 0..self.max_entries {
             let held = state.programs.get(index as usize).and_then(Option::as_ref);
-            if held.is_some_and(|held| held.id() == old) {
+            if held.is_some_and(|held| held.id() == old) && new.join_array().is_ok() {
                 self.set(&mut state, index, Some(Arc::clone(new)));
             }
         }
     }
 
-    /// Sets a slot that exists; the old program goes after a grace period. Whether there was one.
+    /// Sets a slot that exists to a program that joined; the old program goes after a grace period. Whether there was one.
     fn set(&self, state: &mut State, index: u32, program: Option<Arc<dyn TailCallee>>) -> bool {
         let target = program.as_ref().map_or(0, |program| program.tail_entry());
         let Some(kept) = state.programs.get_mut(index as usize) else { return false };
@@ -162,6 +186,7 @@ impl ProgArray {
         });
         let was_there = old.is_some();
         if let Some(old) = old {
+            old.leave_array();
             // A run that loaded the word may still enter the old program.
             self.cpus.defer(Box::new(move || drop(old)));
         }
@@ -179,6 +204,13 @@ impl ProgArray {
 }
 
 impl State {
+    fn check_callee(&mut self, program: &dyn TailCallee) -> Result<(), Errno> {
+        if program.is_extension() {
+            return Err(Errno::EINVAL);
+        }
+        self.check_owner(&program.owner())
+    }
+
     fn check_owner(&mut self, owner: &Owner) -> Result<(), Errno> {
         match &self.owner {
             Some(known) if known != owner => Err(Errno::EINVAL),
@@ -225,7 +257,8 @@ unsafe impl MapOps for ProgArray {
         }
         let Slot::Program(program) = value else { return Err(Errno::EINVAL) };
         let mut state = self.state();
-        state.check_owner(&program.owner())?;
+        state.check_callee(&*program)?;
+        program.join_array()?;
         self.set(&mut state, index, Some(program));
         Ok(())
     }

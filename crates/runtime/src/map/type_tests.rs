@@ -26,7 +26,13 @@ impl TailCallee for Callee {
     }
 
     fn owner(&self) -> Owner {
-        Owner { prog_type: self.prog_type, attach_type: AttachType::default(), jited: true, context: 0 }
+        Owner {
+            prog_type: self.prog_type,
+            attach_type: AttachType::default(),
+            jited: true,
+            xdp_has_frags: false,
+            context: 0,
+        }
     }
 
     fn tail_entry(&self) -> u64 {

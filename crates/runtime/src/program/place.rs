@@ -74,13 +74,14 @@ impl Drop for Place {
 }
 
 impl Place {
-    pub(super) fn new(version: Arc<ProgInner>) -> Self {
+    pub(super) fn new(version: Arc<ProgInner>) -> Arc<Self> {
         let cpus = version.engine.cpus.clone();
         let last = u32::try_from(cpus.n_possible()).unwrap_or(1).saturating_sub(1);
         let first = cpus.base(CpuId(0)).as_ptr() as u64;
         let span = cpus.base(CpuId(last)).as_ptr() as u64 - first;
-        Self {
-            entry: AtomicU64::new(version.bare_entry()),
+        let running = Arc::clone(&version);
+        let place = Arc::new(Self {
+            entry: AtomicU64::new(0),
             ctx_type: version.ctx_type,
             regions: (first, span),
             cpus,
@@ -90,6 +91,20 @@ impl Place {
             attach_type: version.parts.attach_type,
             current: AtomicPtr::new(Arc::into_raw(version).cast_mut()),
             exchanging: Mutex::new(()),
+        });
+        running.runs_at(&place);
+        // Read after the version knows the place, which otherwise would not hear that runs are to have frames.
+        let exchanging = place.exchanging.lock().unwrap_or_else(PoisonError::into_inner);
+        place.entry.store(running.bare_entry(), Ordering::Release);
+        drop(exchanging);
+        place
+    }
+
+    /// Runs of `version` that start from now on have frames.
+    pub(super) fn give_frames(&self, version: &ProgInner) {
+        let _exchanging = self.exchanging.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::ptr::eq(self.current.load(Ordering::Acquire), version) {
+            self.entry.store(0, Ordering::Release);
         }
     }
 
@@ -151,6 +166,9 @@ impl Place {
 
     #[cold]
     fn wrong_context(&self) -> RunError {
+        if self.ctx_type == CtxType::Function {
+            return RunError::Extension { program: self.name.to_string() };
+        }
         RunError::WrongContext { program: self.name.to_string() }
     }
 
@@ -184,8 +202,9 @@ impl Place {
         unsafe { Arc::from_raw(current) }
     }
 
-    pub(super) fn replace(&self, with: Arc<ProgInner>) -> Result<Retired, ReplaceError> {
+    pub(super) fn replace(self: &Arc<Self>, with: Arc<ProgInner>) -> Result<Retired, ReplaceError> {
         self.check(&with)?;
+        with.runs_at(self);
         let _exchanging = self.exchanging.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = with.bare_entry();
         let old = self.current.swap(Arc::into_raw(with).cast_mut(), Ordering::AcqRel);
@@ -245,7 +264,7 @@ impl Retired {
     pub fn drained(mut self) -> Result<Program, SyncError> {
         self.cpus.synchronize()?;
         let version = self.version.take().ok_or(SyncError::InsideRun)?;
-        Ok(Program(Arc::new(Place::new(version))))
+        Ok(Program(Place::new(version)))
     }
 }
 

@@ -79,6 +79,7 @@ impl Engine {
             func_info: &[],
             line_info: &[],
             gpl_compatible: true,
+            target: None,
             ctx: None,
             helpers: None,
         };
@@ -118,6 +119,9 @@ impl Engine {
         ProgramParts {
             name: "test".into(),
             prog_type: spec.prog_type,
+            callee_type: spec.prog_type,
+            callee_context: CtxType::of(spec.prog_type).unwrap(),
+            xdp_has_frags: false,
             attach_type: spec.attach_type,
             gpl_compatible: true,
             tag: [0; 8],
@@ -152,6 +156,7 @@ impl Engine {
             ld_abs: base.ld_abs,
             maps: maps.iter().map(|map| MapLayout { object: map.object_addr(), access: access(map) }).collect(),
             stats: Some(i64::try_from(stats).unwrap()),
+            role: skep_jit::Role::Program,
             tsc: None,
         };
         let options = skep_jit::Options::new(skep_jit::Arch::host().unwrap());
@@ -180,7 +185,8 @@ impl Engine {
             SiteKind::Stats { stub } => Some((at, stub)),
             _ => None,
         });
-        Code { installed, entry: image.entry, tail_entry: image.tail_entry, stats }
+        let (entry, tail_entry) = (image.entry, image.tail_entry);
+        Code { installed, entry, tail_entry, function_entry: None, functions: Vec::new(), stats }
     }
 }
 

@@ -3,12 +3,14 @@
 //! Owns what a caller must pass and what the function may assume. Invariant: the two are the same. Kernel counterpart:
 //! `btf_prepare_func_args`, kernel/bpf/btf.c, and `btf_check_func_arg_match`, kernel/bpf/verifier.c, 6.18.
 
-use skep_btf::{Btf, Kind, TypeData, TypeId};
+use skep_abi::Errno;
+use skep_btf::{Btf, Kind, Linkage, TypeData, TypeId};
 
 use crate::check::Access;
-use crate::env::{Check, Env, internal, log, reject};
+use crate::env::{Check, Env, Reject, internal, log, reject};
 use crate::print::type_name;
 use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
+use crate::verified::RejectionKind;
 
 /// What one argument is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,10 +25,102 @@ pub(crate) enum Arg {
     Dynptr,
 }
 
-/// Arguments of a global function.
+/// What the context is called in a prototype.
+#[derive(Clone, Copy)]
+struct CtxNames<'a> {
+    /// The struct's name.
+    own: Option<&'a str>,
+    /// The registers of a kprobe.
+    is_kprobe: bool,
+}
+
+/// Arguments of a global function: what its callers pass, and what it may assume.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Signature {
+pub struct Signature {
     pub(crate) args: Vec<Arg>,
+}
+
+impl Signature {
+    /// Reads the signature of function `func`, which runs in programs whose context goes by these names. Logs nothing.
+    fn read(btf: &Btf, func: TypeId, ctx: CtxNames<'_>) -> Check<Self> {
+        let name = btf.name(func);
+        let Some(proto) = btf.func_proto(func) else {
+            return Err(refusal(RejectionKind::Internal, format!("verifier bug: Invalid type of function {name}()")));
+        };
+        if proto.params.len() > 5 {
+            let n = proto.params.len();
+            return Err(unsafe_type(format!("Global function {name}() with {n} > 5 args. Buggy compiler.")));
+        }
+        let ret = btf.resolve(proto.ret);
+        if !matches!(btf.kind(ret), Kind::Int | Kind::Enum | Kind::Enum64) {
+            return Err(unsafe_type(format!(
+                "Global function {name}() return value not void or scalar. Only those are supported."
+            )));
+        }
+        let mut args = Vec::new();
+        for (i, param) in proto.params.iter().enumerate() {
+            let tags: Vec<&str> = btf
+                .decl_tags(func, i32::try_from(i).unwrap_or(-1))
+                .filter_map(|tag| tag.strip_prefix("arg:"))
+                .collect();
+            args.push(read_arg(btf, i, param.ty, &tags, name, ctx)?);
+        }
+        Ok(Self { args })
+    }
+
+    /// The index of the first argument that a function with this signature assumes more of than callers of `other` ensure.
+    pub(crate) fn first_beyond(&self, other: &Self) -> Option<usize> {
+        let fits = |(mine, theirs): (&Arg, &Arg)| match (*mine, *theirs) {
+            (Arg::Mem { size, nullable }, Arg::Mem { size: passed, nullable: may_be_null }) => {
+                size <= passed && (nullable || !may_be_null)
+            }
+            (mine, theirs) => mine == theirs,
+        };
+        self.args.iter().zip(&other.args).position(|pair| !fits(pair))
+    }
+}
+
+fn refusal(kind: RejectionKind, message: String) -> Box<Reject> {
+    let errno = match kind {
+        RejectionKind::Internal => Errno::EFAULT,
+        RejectionKind::Unsupported => Errno::ENOTSUPP,
+        _ => Errno::EINVAL,
+    };
+    Box::new(Reject { errno, kind, message })
+}
+
+fn unsafe_type(message: String) -> Box<Reject> {
+    refusal(RejectionKind::Safety, message)
+}
+
+fn read_arg(btf: &Btf, i: usize, ty: TypeId, tags: &[&str], name: &str, ctx: CtxNames<'_>) -> Check<Arg> {
+    if let Some(tag) = tags.iter().find(|tag| !matches!(**tag, "ctx" | "nonnull" | "nullable")) {
+        return Err(refusal(RejectionKind::Unsupported, format!("arg#{i} tag '{tag}' is not supported")));
+    }
+    let resolved = btf.resolve(ty);
+    let to = match (btf.kind(resolved), btf.pointee(resolved)) {
+        (Kind::Int | Kind::Enum | Kind::Enum64, _) => return Ok(Arg::Scalar),
+        (Kind::Ptr, Some(to)) => to,
+        (kind, _) => return Err(unsafe_type(format!("Arg#{i} type {kind} in {name}() is not supported yet."))),
+    };
+    // The registers of a kprobe go by a name that each architecture defines for itself.
+    let typedef = btf.name(btf.skip_qualifiers(to));
+    let to = btf.resolve(to);
+    let (to_name, to_kind) = (btf.name(to), btf.kind(to));
+    let is_struct = |name: &str| to_kind == Kind::Struct && to_name == name;
+    let is_registers = ctx.is_kprobe && (typedef == "bpf_user_pt_regs_t" || is_struct("pt_regs"));
+    let is_ctx = is_registers || ctx.own.is_some_and(is_struct);
+    if tags.contains(&"ctx") || is_ctx {
+        return Ok(Arg::Ctx);
+    }
+    if to_name == "bpf_dynptr" && to_kind == Kind::Struct {
+        return Ok(Arg::Dynptr);
+    }
+    let Ok(size) = btf.size_of(to) else {
+        let text = format!("arg#{i} reference type('{to_kind} {to_name}') size cannot be determined");
+        return Err(unsafe_type(text));
+    };
+    Ok(Arg::Mem { size, nullable: !tags.contains(&"nonnull") })
 }
 
 impl Env<'_> {
@@ -37,77 +131,29 @@ impl Env<'_> {
         }
         let func = self.subprogs[sub].func_id;
         let Some(btf) = self.spec.btf else { return Err(internal!(self, "global function without BTF")) };
-        let name = btf.name(TypeId(func)).to_owned();
-        let Some(proto) = btf.func_proto(TypeId(func)).cloned() else {
-            return Err(internal!(self, "Invalid type of function {name}()"));
-        };
-        if proto.params.len() > 5 {
-            let n = proto.params.len();
-            return Err(reject!(self, EINVAL, "Global function {name}() with {n} > 5 args. Buggy compiler."));
-        }
-        let ret = btf.resolve(proto.ret);
-        if !matches!(btf.kind(ret), Kind::Int | Kind::Enum | Kind::Enum64) {
-            return Err(reject!(
-                self,
-                EINVAL,
-                "Global function {name}() return value not void or scalar. Only those are supported."
-            ));
-        }
-        let mut args = Vec::new();
-        for (i, param) in proto.params.iter().enumerate() {
-            let tags: Vec<String> = btf
-                .decl_tags(TypeId(func), i32::try_from(i).unwrap_or(-1))
-                .filter_map(|t| t.strip_prefix("arg:").map(str::to_owned))
-                .collect();
-            args.push(self.read_arg(btf, i, param.ty, &tags, &name)?);
-        }
-        let signature = Signature { args };
+        let signature = Signature::read(btf, TypeId(func), self.ctx_names())
+            .map_err(|refused| self.reject(refused.errno, refused.kind, refused.message))?;
         self.subprogs[sub].args = Some(signature.clone());
         Ok(signature)
     }
 
-    fn read_arg(&mut self, btf: &Btf, i: usize, ty: TypeId, tags: &[String], name: &str) -> Check<Arg> {
-        let has = |tag: &str| tags.iter().any(|t| t == tag);
-        for tag in tags {
-            if !matches!(tag.as_str(), "ctx" | "nonnull" | "nullable") {
-                return Err(crate::env::unsupported!(self, "arg#{i} tag '{tag}' is not supported"));
-            }
-        }
-        let resolved = btf.resolve(ty);
-        match btf.kind(resolved) {
-            Kind::Int | Kind::Enum | Kind::Enum64 => return Ok(Arg::Scalar),
-            Kind::Ptr => {}
-            _ => {
-                let kind = btf.kind(resolved).as_str();
-                return Err(reject!(self, EINVAL, "Arg#{i} type {kind} in {name}() is not supported yet."));
-            }
-        }
-        let Some(TypeData::Ptr(to)) = btf.get(resolved).map(|t| t.data.clone()) else {
-            return Err(internal!(self, "Arg#{i} of {name}()"));
-        };
-        // The registers of a kprobe go by a name that each architecture defines for itself.
-        let typedef = btf.name(btf.skip_qualifiers(to));
-        let to = btf.resolve(to);
-        let to_name = btf.name(to);
-        let kprobe = self.spec.prog_type == skep_abi::ProgType::Kprobe;
-        if kprobe && (typedef == "bpf_user_pt_regs_t" || (to_name == "pt_regs" && btf.kind(to) == Kind::Struct)) {
-            return Ok(Arg::Ctx);
-        }
-        if has("ctx") || self.is_ctx_type(to_name, btf.kind(to)) {
-            return Ok(Arg::Ctx);
-        }
-        if to_name == "bpf_dynptr" && btf.kind(to) == Kind::Struct {
-            return Ok(Arg::Dynptr);
-        }
-        let Ok(size) = btf.size_of(to) else {
-            let text = format!("arg#{i} reference type('{} {to_name}') size cannot be determined", btf.kind(to));
-            return Err(reject!(self, EINVAL, "{text}"));
-        };
-        Ok(Arg::Mem { size, nullable: !has("nonnull") })
+    /// Whether the program's own prototype is that of a function of its context, which an extension program may rely on.
+    pub(crate) fn judge_main_prototype(&mut self) {
+        let (func, ctx) = (self.subprogs[0].func_id, self.ctx_names());
+        let Some(btf) = self.spec.btf.filter(|_| func != 0 && self.spec.target.is_none()) else { return };
+        let signature = Signature::read(btf, TypeId(func), ctx).ok().filter(|signature| signature.args == [Arg::Ctx]);
+        self.subprogs[0].unreliable = signature.is_none();
+        self.subprogs[0].args = signature;
     }
 
-    fn is_ctx_type(&self, name: &str, kind: Kind) -> bool {
-        kind == Kind::Struct && self.ctx_btf_name().is_some_and(|own| own == name)
+    fn ctx_names(&self) -> CtxNames<'_> {
+        CtxNames { own: self.ctx_btf_name(), is_kprobe: self.spec.prog_type == skep_abi::ProgType::Kprobe }
+    }
+
+    /// Whether a `FUNC` of the program's BTF can be seen by other objects.
+    pub(crate) fn is_global_function(&self, func: u32) -> bool {
+        let ty = self.spec.btf.and_then(|btf| btf.get(TypeId(func)));
+        ty.is_some_and(|ty| matches!(ty.data, TypeData::Func { linkage: Linkage::Global, .. }))
     }
 
     /// The registers at the entry of a global function, or of a callback verified on its own.

@@ -13,6 +13,7 @@ pub(crate) mod ctx;
 pub(crate) mod dynptr;
 pub(crate) mod exception;
 pub(crate) mod exit;
+pub(crate) mod ext;
 pub(crate) mod global;
 pub(crate) mod graph;
 pub(crate) mod helper;

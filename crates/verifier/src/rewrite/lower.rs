@@ -16,8 +16,8 @@ use crate::verified::{InsnFacts, MapArg, MemKind, Poke, Subprog};
 const TAIL_CALL: i32 = 12;
 /// `BPF_MAX_LOOPS`: how often one `may_goto` counter lets a call go round.
 const MAX_LOOPS: i32 = 8 << 20;
-/// The poke descriptors of a program that the design allows; further tail calls go through the map.
-const MAX_POKES: usize = 1023;
+/// The poke descriptors of a program: index plus 1 is at most this (`poke_tab_max`, kernel/bpf/core.c).
+pub(super) const MAX_POKES: usize = 1023;
 
 /// One instruction of the result.
 #[derive(Clone, Debug)]
@@ -150,14 +150,11 @@ impl Lowering<'_> {
         let entries = self.map(number).ok_or_else(|| missing.clone())?.max_entries;
         let map = u8::try_from(number).map_err(|_| missing)?;
         let key = facts.const_key.get().and_then(|key| u32::try_from(key).ok()).filter(|key| *key < entries);
-        let poke = match (key, u16::try_from(self.pokes.len())) {
-            (Some(key), Ok(poke)) if self.options.pokes && usize::from(poke) < MAX_POKES => {
-                self.pokes.push(Poke { insn: at, map: number, key });
-                Some(poke)
-            }
-            _ => None,
-        };
-        Ok(TailCallImm::new(map, false, poke))
+        let Some(key) = key.filter(|_| self.options.pokes) else { return Ok(TailCallImm::new(map, false, None)) };
+        let poke = u16::try_from(self.pokes.len()).ok().filter(|&poke| usize::from(poke) < MAX_POKES);
+        let poke = poke.ok_or(RewriteError::TooManyPokes { insn: at })?;
+        self.pokes.push(Poke { insn: at, map: number, key });
+        Ok(TailCallImm::new(map, false, Some(poke)))
     }
 }
 

@@ -51,6 +51,12 @@ pub enum RewriteError {
     /// It was accepted, and uses something that this engine cannot run.
     #[error(transparent)]
     NotRunnable(#[from] Need),
+    /// It has more tail calls with constant map and index than the encoding can number.
+    #[error("adding tail call poke descriptor failed: insn {insn} is one more than {limit}", limit = lower::MAX_POKES)]
+    TooManyPokes {
+        /// The first tail call that has no number, in the original program.
+        insn: u32,
+    },
     /// A jump became longer than its encoding can say.
     #[error("insn {insn} cannot be patched due to 16-bit range")]
     JumpTooFar {
@@ -77,6 +83,7 @@ impl RewriteError {
         match self {
             Self::TooManyMaps { .. } => Errno::E2BIG,
             Self::NotRunnable(_) => Errno::ENOTSUPP,
+            Self::TooManyPokes { .. } => Errno::ENOSPC,
             Self::JumpTooFar { .. } => Errno::ERANGE,
             Self::Internal { .. } | Self::Decode(_) => Errno::EFAULT,
         }

@@ -77,6 +77,7 @@ impl Program {
             func_info: &[],
             line_info: &[],
             gpl_compatible: true,
+            target: None,
             ctx: None,
             helpers: None,
         };
@@ -209,6 +210,39 @@ fn more_than_64_maps_are_refused() {
     let error = program.add(Insn::Exit).rewrite().expect_err("too many");
     assert_eq!(error, RewriteError::TooManyMaps { count: 65 });
     assert_eq!(error.errno(), Errno::E2BIG);
+}
+
+#[test]
+fn the_64th_map_has_number_63() {
+    let mut program = Program::default();
+    for map in 0..63 {
+        program = program.map(MapType::Array, 8, 1).add(map_fd(Reg::R1, map));
+    }
+    program = program.map(MapType::ProgArray, 4, 3).add(map_fd(Reg::R2, 63)).add(tail_call());
+    let program = program.fact(|facts| (facts.helper_map, facts.const_key) = (MapArg::Known(63), Const::Unknown));
+    let xlated = program.add(Insn::Exit).rewrite().expect("64 maps are allowed");
+    assert_eq!(decoded(&xlated)[64], Insn::TailCall { imm: TailCallImm::new(63, false, None) });
+}
+
+#[test]
+fn the_1024th_constant_tail_call_is_refused() {
+    let calls = |count: u32| {
+        let mut program = Program::default().map(MapType::ProgArray, 4, 3).add(map_fd(Reg::R2, 0));
+        for _ in 0..count {
+            program = program.add(tail_call());
+            program = program.fact(|facts| (facts.helper_map, facts.const_key) = (MapArg::Known(0), Const::Known(1)));
+        }
+        program.add(Insn::Exit)
+    };
+    let xlated = calls(1023).rewrite().expect("1023 fit");
+    assert_eq!(xlated.pokes.len(), 1023);
+    assert_eq!(decoded(&xlated)[1023], Insn::TailCall { imm: TailCallImm::new(0, false, Some(1022)) });
+    let error = calls(1024).rewrite().expect_err("one more");
+    assert_eq!(error, RewriteError::TooManyPokes { insn: 2 + 1023 });
+    assert_eq!(error.errno(), Errno::ENOSPC);
+    // The interpreter numbers none.
+    let options = RewriteOptions { pokes: false, ..RewriteOptions::default() };
+    assert!(calls(1024).rewrite_with(&options).is_ok());
 }
 
 #[test]

@@ -1,4 +1,9 @@
-//! The vectors of `testing/vectors/tailcall` in the interpreter, in compiled code and in the kernel.
+//! The vectors of `testing/vectors/tailcall` in the interpreter, in compiled code and in the kernel, with the machine code
+//! of their tail calls.
+//!
+//! The kernel attaches no extension here, so of a vector with one it is asked for its verdict alone.
+
+mod code;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +33,14 @@ fn ours(case: &Case, mode: Mode) -> Outcome {
         chain
     })?;
     let program = loaded.programs().next().ok_or("no program")?;
+    let maps: Vec<&str> = case.object.maps.iter().map(|map| map.name.as_str()).collect();
+    let mut attached = Vec::new();
+    for extension in &case.extensions {
+        let object = Object::from_spec("extension", extension.object.clone());
+        let version = object.adopt_maps(&maps).map_err(|error| text(&error))?;
+        let replacement = loaded.replace_function(&extension.target, &extension.function, version);
+        attached.push(replacement.map_err(|error| text(&error))?);
+    }
     let mut packet = Xdp::packet(&[0; PACKET]).build().map_err(|error| text(&error))?;
     let r0 = program.run(&mut packet).map_err(|error| text(&error))?;
     let out = loaded.raw_map("out").map_err(|error| text(&error))?;
@@ -37,18 +50,32 @@ fn ours(case: &Case, mode: Mode) -> Outcome {
     Ok((r0, word(&out), (mode == Mode::Jit).then_some(shapes)))
 }
 
-fn in_kernel(case: &Case) -> Outcome {
+/// As [`ours`]; nothing where the kernel cannot run it.
+fn in_kernel(case: &Case) -> Result<Option<(u32, u64, Option<Vec<String>>)>, String> {
     let object = KernelObject::create(&case.object).map_err(|error| error.to_string())?;
     let mut programs = Vec::new();
     for index in 0..case.object.programs.len() {
         programs.push(Some(object.load(index, 0).map_err(|error| error.to_string())?.prog));
     }
     object.fill_prog_arrays(&programs).map_err(|error| error.to_string())?;
+    for extension in &case.extensions {
+        let at = case.object.programs.iter().position(|program| program.name == extension.target);
+        let target = at.and_then(|at| programs.get(at)?.as_ref()).ok_or("no target")?;
+        let subprogs = at.map(|at| &case.object.programs[at].subprogs).ok_or("no target")?;
+        let function = subprogs.iter().find(|sub| sub.name == extension.function).and_then(|sub| sub.type_id);
+        let function = function.ok_or("no function")?;
+        object
+            .load_extension(&extension.object.programs[0], 0, (target, function))
+            .map_err(|error| error.to_string())?;
+    }
+    if !case.extensions.is_empty() {
+        return Ok(None);
+    }
     let main = programs.first().and_then(Option::as_ref).ok_or("no program")?;
     let result = main.test_run(&TestRun { data: &[0; PACKET], ..TestRun::default() });
     let result = result.map_err(|errno| errno.to_string())?;
     let out = object.map("out").ok_or("no counter")?.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
-    Ok((result.retval, word(&out), None))
+    Ok(Some((result.retval, word(&out), None)))
 }
 
 /// Appends what differs from the vector.
@@ -79,18 +106,26 @@ fn every_engine_agrees() {
         std::fs::read_dir(folder).expect("vectors").map(|entry| entry.expect("entry").path()).collect();
     files.sort();
     let kernel = kernel::available().is_ok();
+    let extensions = kernel && kernel::require_extensions("verdicts on the vectors' extensions");
     let mut wrong = String::new();
+    let (mut ran, mut verdicts) = (0, 0);
     for file in &files {
         let text = std::fs::read_to_string(file).expect("readable");
         let case = tail_calls::parse(&text).unwrap_or_else(|error| panic!("{}: {error:?}", file.display()));
         judge(&mut wrong, file, "interp", &case, ours(&case, Mode::Interp));
         judge(&mut wrong, file, "jit", &case, ours(&case, Mode::Jit));
-        if kernel {
-            judge(&mut wrong, file, "kernel", &case, in_kernel(&case));
+        let asked = kernel && (extensions || case.extensions.is_empty());
+        if asked && let Some(outcome) = in_kernel(&case).transpose() {
+            ran += 1;
+            judge(&mut wrong, file, "kernel", &case, outcome);
+        } else if asked {
+            verdicts += 1;
         }
+        code::compare(&mut wrong, file, &text, &case);
     }
-    let (n, asked) = (files.len(), if kernel { files.len() } else { 0 });
-    skep_testing::summary::say(&format!("vectors: tailcall {n} interp, {n} jit, {asked} kernel"));
+    let n = files.len();
+    let in_kernel = format!("{ran} kernel, {verdicts} its verdict alone");
+    skep_testing::summary::say(&format!("vectors: tailcall {n} interp, {n} jit, {in_kernel}"));
     assert!(files.len() >= 60, "the vectors are there");
     assert!(wrong.is_empty(), "\n{wrong}");
 }
