@@ -1,5 +1,6 @@
 //! Extension programs: our verdict on each program of `testing/objects/ext_programs.bpf.c` in the place of a function of
 //! `ext_target.bpf.c` is what `ext_verdicts.txt` says (`BLESS=1` rewrites it), and the kernel's where it may be asked.
+#![expect(clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
 use std::path::Path;
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use skep::{Engine, Loaded, Object, Program};
-use skep_abi::RawInsn;
 use skep_abi::disasm::{self, Names};
+use skep_abi::{Insn, RawInsn, decode_xlated};
 use skep_btf::{Btf, LineInfo};
 
 use crate::args::{Dump, DumpArgs, Output, Prog};
@@ -193,7 +193,11 @@ fn xlated(subject: &Subject<'_>, output: Output) -> Result<()> {
         if let Some(line) = &line {
             let _ = writeln!(text, "{line}");
         }
-        let shown = disasm::disasm(&xlated.insns, at, &names);
+        let mut shown = disasm::disasm(&xlated.insns, at, &names);
+        if let Ok(Insn::TailCall { imm }) = decode_xlated(&xlated.insns, at) {
+            let map = names.map(i32::from(imm.map()));
+            let _ = write!(shown, "  ; {}", skep_verifier::tail_call_text(imm, &xlated, map.as_deref()));
+        }
         let slots = if raw.code == 0x18 { 2 } else { 1 };
         let bytes: Vec<u8> = xlated.insns[at..].iter().take(slots).copied().flat_map(RawInsn::to_bytes).collect();
         let _ = writeln!(text, "{at:4}: ({:02x}) {shown}", raw.code);

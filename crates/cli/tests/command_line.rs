@@ -267,6 +267,68 @@ fn dumps_show_the_program() {
 }
 
 #[test]
+fn tail_calls_are_spelled_out() {
+    let calls = |program: &str| {
+        let output = words(&format!("prog dump xlated examples/xdp_dispatch.bpf.o name {program}"));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let text = stdout(&output);
+        let calls = text.lines().filter(|line| line.contains("tail_call ")).map(|line| line.split_once(' ').unwrap().1);
+        calls.map(|line| line.trim().to_owned()).collect::<Vec<_>>()
+    };
+    // Map 0 of the program and a constant index: poked. The numbers are those of the encoding: poke index plus 1 in bits 16-31.
+    let dispatch = calls("dispatch");
+    assert_eq!(dispatch.len(), 2, "{dispatch:?}");
+    assert!(
+        dispatch[0].contains("tail_call 0x10000  ; map 0 'id:") && dispatch[0].ends_with("/stages', index 0, poke 0")
+    );
+    assert!(
+        dispatch[1].contains("tail_call 0x20000  ; map 0 'id:") && dispatch[1].ends_with("/stages', index 1, poke 1")
+    );
+    // Map 1 and an index that depends on the packet: cached.
+    let parse = calls("parse_ipv4");
+    assert!(
+        parse.len() == 1 && parse[0].contains("tail_call 0x1  ; map 1 'id:") && parse[0].ends_with("/stages'"),
+        "{parse:?}"
+    );
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_cached_tail_call_loads_the_target_and_nothing_else() {
+    let output = words("prog dump jited examples/xdp_dispatch.bpf.o name parse_ipv4");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    let code: Vec<&str> = text.lines().filter_map(|line| line.split_once(":\t")).map(|(_, insn)| insn).collect();
+    // The array has five slots: an immediate.
+    let start = code.iter().position(|insn| *insn == "cmp $0x5,%edx").unwrap_or_else(|| panic!("no bound in\n{text}"));
+    let end = code.iter().position(|insn| insn.starts_with("jmp *")).unwrap_or_else(|| panic!("no jump in\n{text}"));
+    let shown: Vec<String> = code[start..=end]
+        .iter()
+        .map(|insn| match insn.split_once(' ') {
+            // Addresses differ from run to run.
+            Some((jump, _)) if jump.starts_with('j') && !insn.contains('*') => format!("{jump} OUT"),
+            Some(("movabs", operands)) => format!("movabs $TARGETS,{}", operands.split_once(',').unwrap().1),
+            _ => (*insn).to_owned(),
+        })
+        .collect();
+    let expected = [
+        "cmp $0x5,%edx",
+        "jae OUT",
+        "cmpl $0x21,0x48(%r9)",
+        "jae OUT",
+        "mov %edx,%r10d",
+        "movabs $TARGETS,%r11",
+        "mov (%r11,%r10,8),%r11",
+        "test %r11,%r11",
+        "je OUT",
+        "addl $0x1,0x48(%r9)",
+        "mov %r9,%rsi",
+        "jmp *%r11",
+    ];
+    assert_eq!(shown, expected, "{text}");
+}
+
+#[test]
 fn btf_in_both_forms() {
     let raw = words("btf dump file examples/xdp_firewall.bpf.o");
     assert!(stdout(&raw).contains("[1] PTR '(anon)'"), "{}", stdout(&raw));

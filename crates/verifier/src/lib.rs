@@ -34,7 +34,7 @@ pub use check::kfunc::has_kfunc;
 pub use explain::{Category, Cause, Explanation, Place, Role, Source};
 pub use log::Log;
 pub use record::{RecordError, struct_record, value_record};
-pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite};
+pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite, tail_call_text};
 pub use spec::{
     ExtTarget, FieldKind, FieldTarget, HelperTable, KfuncRef, MapShape, ObjectType, Options, Profile, ProgFlags,
     ProgramSpec, RecordField,

@@ -14,7 +14,8 @@ use skep_testing::kernel_object::KernelObject;
 use skep_testing::tail_calls::{self, Case, PACKET};
 
 /// What a run gave: r0, the counter, the shapes of compiled tail calls.
-type Outcome = Result<(u32, u64, Option<Vec<String>>), String>;
+type Seen = (u32, u64, Option<Vec<String>>);
+type Outcome = Result<Seen, String>;
 
 fn word(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
@@ -51,7 +52,7 @@ fn ours(case: &Case, mode: Mode) -> Outcome {
 }
 
 /// As [`ours`]; nothing where the kernel cannot run it.
-fn in_kernel(case: &Case) -> Result<Option<(u32, u64, Option<Vec<String>>)>, String> {
+fn in_kernel(case: &Case) -> Result<Option<Seen>, String> {
     let object = KernelObject::create(&case.object).map_err(|error| error.to_string())?;
     let mut programs = Vec::new();
     for index in 0..case.object.programs.len() {

@@ -40,7 +40,7 @@ pub fn dump_xlated(xlated: &Xlated, map_name: &dyn Fn(u32) -> Option<String>, op
         let insn = decode_xlated(&xlated.insns, at);
         let _ = write!(text, "{at:4}: ({:02x}) {}", raw.code, disasm(&xlated.insns, at, &names));
         if let Ok(Insn::TailCall { imm }) = insn {
-            let _ = write!(text, "  ; {}", tail_call(imm, xlated, &names));
+            let _ = write!(text, "  ; {}", tail_call_text(imm, xlated, names.map(i32::from(imm.map())).as_deref()));
         }
         text.push('\n');
         let slots = insn.map_or(1, |insn| insn.slots());
@@ -60,13 +60,14 @@ fn opcodes(text: &mut String, slots: &[RawInsn]) {
     text.push('\n');
 }
 
-/// `map 1 'jump_table', index 2, poke 0`.
-fn tail_call(imm: TailCallImm, xlated: &Xlated, names: &MapNames<'_>) -> String {
+/// What is known of a tail call, in words: `map 1 'jump_table', index 2, poke 0`.
+#[must_use]
+pub fn tail_call_text(imm: TailCallImm, xlated: &Xlated, map_name: Option<&str>) -> String {
     if imm.is_unknown() {
         return "map unknown".to_owned();
     }
     let mut text = format!("map {}", imm.map());
-    if let Some(name) = names.map(i32::from(imm.map())) {
+    if let Some(name) = map_name {
         let _ = write!(text, " '{name}'");
     }
     if let Some(poke) = imm.poke() {

@@ -16,7 +16,7 @@ mod place;
 
 use skep_abi::{CallTarget, DecodeError, Errno, Imm64, Insn};
 
-pub use dump::{DumpOptions, dump_xlated};
+pub use dump::{DumpOptions, dump_xlated, tail_call_text};
 
 use crate::spec::ProgramSpec;
 use crate::verified::{InsnFacts, InsnIdx, Need, Verified, Xlated};
