@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use skep::{Engine, LoadError, Loaded, Mode, Object, Program, Xdp};
+use skep::{Engine, LoadError, LoadOptions, Loaded, Mode, Object, Program, Xdp};
 use skep_abi::{AttachType, Errno, MapType, ProgType, RawInsn};
 use skep_runtime::map::Slot;
 use skep_testing::kernel::{self, MapCreate, Prog, ProgLoad};
@@ -143,10 +143,11 @@ fn a_program_that_uses_the_array_fixes_its_owner() {
     let array = user.prog_array("t").expect("t");
     let (_kept, tc) = ours(&engine, "tc");
     assert_eq!(array.set(0, &tc), Err(Errno::EINVAL), "nothing was put in, and yet it is for XDP");
-    let other = object("tc", "r2 = map[t]\nr3 = 0\ncall bpf_tail_call\nr0 = 0\nexit").adopt_maps(&["t"]).expect("t");
-    let refused = user.load_sharing(other).expect_err("a TC program does not go with XDP programs");
+    let options = LoadOptions::default().reuse_map("t", &user.raw_map("t").expect("t"));
+    let refused =
+        engine.load_with(object("tc", call), &options).expect_err("a TC program does not go with XDP programs");
     let text = refused.to_string();
-    assert!(matches!(refused, skep::SlotError::Load(LoadError::Owner { .. })), "{text}");
+    assert!(matches!(refused, LoadError::Owner { .. }), "{text}");
     assert!(text.contains("prog array 't'") && text.contains("EINVAL"), "{text}");
     if !kernel::require("the owner that a load fixes") {
         return;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
-use skep::{Engine, Object, Program, Xdp, XdpAction};
+use skep::{Engine, LoadOptions, Object, Program, Xdp, XdpAction};
 
 /// Slots of the prog array, as `enum stage` of the C source numbers them.
 const STAGE_TCP: u32 = 2;
@@ -71,8 +71,8 @@ pub(crate) fn replace_stages(examples: &Path, packets: &[Vec<u8>], threads: usiz
     let engine = Engine::new()?;
     let parser = engine.load(Object::open(examples.join("xdp_dispatch.bpf.o"))?)?;
     // The other stages are an object of their own, which counts in the same map.
-    let others = Object::open(examples.join("xdp_dispatch_stages.bpf.o"))?.adopt_maps(&["seen"])?;
-    let others = parser.load_sharing(others)?;
+    let options = LoadOptions::default().reuse_map("seen", &parser.raw_map("seen")?);
+    let others = engine.load_with(Object::open(examples.join("xdp_dispatch_stages.bpf.o"))?, &options)?;
     let (entry, stages) = (parser.program("dispatch")?, parser.prog_array("stages")?);
 
     let (stop, passes) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -10,7 +10,7 @@ use skep_abi::{Errno, ProgType};
 use skep_runtime::extension as runtime;
 
 use crate::error::LoadError;
-use crate::load::{self, Adopted};
+use crate::load::{self, LoadOptions};
 use crate::loaded::{Loaded, NotFound};
 use crate::object::Object;
 use crate::program::Program;
@@ -248,8 +248,11 @@ impl Loaded {
         let mut object = version.object.clone();
         object.set_attach_target(&name, &target, Some(function))?;
         object.leave_out_untargeted();
-        let adopted = Adopted::from(self, &version.adopt)?;
-        let loaded = load::load(self.engine(), object, &adopted)?;
+        let mut options = LoadOptions::default();
+        for map in &version.adopt {
+            options = options.reuse_map(map, &self.raw_map(map)?);
+        }
+        let loaded = load::load(self.engine(), object, &options)?;
         let link = loaded.program(&name)?.attach_replacement()?;
         Ok(Replacement { loaded: Some(loaded), ..link })
     }

@@ -18,7 +18,7 @@ use skep_verifier::{MapShape, Options, ProgFlags, RewriteOptions, Verified};
 use crate::code::{self, Code};
 use crate::engine::{Context, Engine, Mode};
 use crate::error::LoadError;
-use crate::loaded::{Loaded, NotFound};
+use crate::loaded::Loaded;
 use crate::maps;
 use crate::object::Object;
 use crate::pokes::PokeWatcher;
@@ -53,14 +53,6 @@ impl LoadOptions {
 
     fn reused(&self, name: &str) -> Option<Map> {
         self.maps.iter().find(|(known, _)| known == name).map(|(_, map)| map.clone())
-    }
-}
-
-impl Adopted {
-    /// Maps of another object.
-    pub(crate) fn from(loaded: &Loaded, names: &[String]) -> Result<Self, NotFound> {
-        let map = |name: &String| Ok((name.clone(), loaded.raw_map(name)?));
-        Ok(Self { maps: names.iter().map(map).collect::<Result<_, _>>()? })
     }
 }
 

@@ -84,18 +84,6 @@ impl Version {
     }
 }
 
-impl Loaded {
-    /// Loads another object into the same engine. Maps that it adopts are this object's: the two share them.
-    ///
-    /// # Errors
-    /// It does not load, or a map to adopt does not exist here.
-    pub fn load_sharing(&self, version: impl Into<Version>) -> Result<Self, SlotError> {
-        let version = version.into();
-        let adopted = Adopted::from(self, &version.adopt)?;
-        Ok(crate::load::load(self.engine(), version.object, &adopted)?)
-    }
-}
-
 impl From<Object> for Version {
     fn from(object: Object) -> Self {
         Self { object, program: None, adopt: Vec::new() }
