@@ -169,8 +169,8 @@ fn a_program_that_uses_the_array_fixes_its_owner() {
         ProgLoad { attach_type, ..ProgLoad::new(prog_type, &insns) }.load_once().map(|loaded| loaded.prog)
     };
     let _user = load(XDP.0, XDP.1).expect("loads");
-    let fd = theirs(TC).as_fd().as_raw_fd().to_ne_bytes();
-    assert_eq!(map.update(&[0; 4], &fd, 0), Err(Errno::EINVAL));
+    let tc = theirs(TC);
+    assert_eq!(map.update(&[0; 4], &tc.as_fd().as_raw_fd().to_ne_bytes(), 0), Err(Errno::EINVAL));
     assert_eq!(load(TC.0, TC.1).expect_err("another type").errno, Errno::EINVAL);
 }
 
