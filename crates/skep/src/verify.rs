@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use skep_abi::ctx::CtxLayout;
 use skep_abi::{AttachType, MapType, ProgType};
 use skep_verifier::{
-    Category, ExtTarget, Explanation, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Refusal,
+    Category, Explanation, ExtTarget, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Refusal,
     Rejection, Stats, Verified,
 };
 
