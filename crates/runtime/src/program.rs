@@ -581,10 +581,6 @@ impl ProgInner {
         &self.parts.xlated
     }
 
-    pub(crate) fn prog_type(&self) -> ProgType {
-        self.parts.prog_type
-    }
-
     pub(crate) fn engine(&self) -> &Arc<EngineState> {
         &self.engine
     }
