@@ -32,6 +32,7 @@ mod loaded;
 mod prog_array;
 mod program;
 mod slot;
+mod stall;
 mod typed;
 mod verify;
 mod version;
@@ -61,10 +62,11 @@ pub use skep_runtime::map::Map as RawMap;
 pub use skep_runtime::test_run::{
     Output, SkbOutput, TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult, User, XdpOutput,
 };
-pub use skep_runtime::{ProgStats, RunError, StatsGuard, TraceLine, TraceSink};
+pub use skep_runtime::{ProgStats, RunError, RunningProgram, StatsGuard, TraceLine, TraceSink};
 pub use skep_sync::CpuGuard;
 pub use skep_verifier::{Category, Cause, Explanation, Place, Role, Source};
 pub use slot::Slot;
+pub use stall::Stall;
 pub use typed::{MapTypeError, TypedMap};
 pub use verify::{Shapes, SpecError, VerifyReport};
 pub use version::{Retired, SlotError, Version};
