@@ -1,5 +1,6 @@
 //! Test support: text vectors, generators and the running kernel as an oracle.
 
+pub mod counting;
 pub mod generate;
 pub mod kernel;
 pub mod kernel_btf;
@@ -9,6 +10,7 @@ pub mod mutate;
 pub mod object_verdict;
 pub mod probe;
 pub mod random;
+pub mod soak;
 pub mod summary;
 pub mod tail_calls;
 pub mod vectors;

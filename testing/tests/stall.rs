@@ -20,12 +20,12 @@ fn engine() -> (Engine, Arc<Mutex<Vec<Stall>>>) {
 
 /// What is reported while a program runs that begins with `first` and then goes round for a second or two.
 fn report_of(name: &str, first: &str) -> Stall {
-    // 8,388,608 rounds at most, each a chain of 250 multiplications.
+    // 8,388,608 rounds at most, each a chain of 250 dependent multiplications.
     let mut text = format!("prog {name}\nr7 = r1\n{first}\nr0 = 3\nagain: may_goto out\n");
     for _ in 0..250 {
-        let _ = writeln!(text, "r0 *= 3");
+        let _ = writeln!(text, "r0 *= r0");
     }
-    text.push_str("goto again\nout: r0 = 1\nexit\n");
+    text.push_str("goto again\nout: exit\n");
     let (engine, stalls) = engine();
     let case = tail_calls::parse(&text).unwrap();
     let loaded = engine.load(Object::from_spec("stall", case.object)).unwrap();

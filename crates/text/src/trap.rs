@@ -137,8 +137,7 @@ pub(crate) fn whereabouts(tid: u32) -> Option<CodeAddr> {
     info[2] = u64::from(process.unsigned_abs());
     info[3] = (&raw const QUESTION).expose_provenance() as u64;
     // SAFETY: queues a signal that our own handler answers; the description is as long as the kernel's.
-    let sent =
-        unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGTRAP, info.as_ptr()) };
+    let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGTRAP, info.as_ptr()) };
     let asked = Instant::now();
     while sent == 0 && asked.elapsed() < PATIENCE {
         match QUESTION.answer.load(Ordering::SeqCst) {
