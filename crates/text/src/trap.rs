@@ -112,9 +112,10 @@ impl Question {
     /// Whether the signal is a question of this process.
     fn is(info: *const libc::siginfo_t) -> bool {
         // SAFETY: the kernel passes a valid description to a handler installed with SA_SIGINFO.
-        let code = unsafe { (*info).si_code };
-        // SAFETY: as above; the field is there for signals that were queued with a value.
-        code == libc::SI_QUEUE && unsafe { (*info).si_value() }.sival_ptr == (&raw const QUESTION).cast_mut().cast()
+        let info = unsafe { &*info };
+        // SAFETY: the field is there for signals that were queued with a value, and zero or another's otherwise.
+        let value = unsafe { info.si_value() };
+        info.si_code == libc::SI_QUEUE && value.sival_ptr == (&raw const QUESTION).cast_mut().cast()
     }
 }
 
