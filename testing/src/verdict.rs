@@ -8,10 +8,10 @@ use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use skep_abi::{AttachType, Errno, Imm64, Insn, RawInsn};
-use skep_verifier::{Log, MapShape, Options, Profile, ProgFlags, ProgramSpec};
+use skep_verifier::{Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, Rejection, Verified};
 
 use crate::generate::{MAPS, MapDef, Program};
-use crate::kernel::{LoadFailure, Map, MapCreate, ProgLoad, btf_load};
+use crate::kernel::{LoadFailure, Loaded, Map, MapCreate, Prog, ProgLoad, btf_load};
 
 /// Acceptance, or the errno and the message of a rejection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,6 +41,15 @@ pub enum Agreement {
 }
 
 impl Verdict {
+    /// What our verifier returned.
+    #[must_use]
+    pub fn of(verified: &Result<Verified, Rejection>) -> Self {
+        match verified {
+            Ok(_) => Self::Accepted,
+            Err(rejection) => Self::Rejected { errno: rejection.errno, message: rejection.message.clone() },
+        }
+    }
+
     /// Compares ours (`self`) with the kernel's.
     #[must_use]
     pub fn compare(&self, kernel: &Self) -> Agreement {
@@ -94,21 +103,51 @@ impl KernelMaps {
     /// # Errors
     /// As [`KernelMaps::verdict`].
     pub fn load(&mut self, program: &Program, log_level: u32) -> Result<(Verdict, String), Errno> {
-        let maps = match self.sets.entry(program.prog_type as u32) {
+        self.attempt(program, log_level).map(|result| match result {
+            Ok(loaded) => (Verdict::Accepted, loaded.log),
+            Err(LoadFailure { errno, log }) => {
+                (Verdict::Rejected { errno, message: last_message(&log).to_owned() }, log)
+            }
+        })
+    }
+
+    /// What the kernel says of a generated program, and the program, to be run.
+    ///
+    /// # Errors
+    /// As [`KernelMaps::verdict`].
+    pub fn program(&mut self, program: &Program) -> Result<(Verdict, Option<Prog>), Errno> {
+        self.attempt(program, 0).map(|result| match result {
+            Ok(loaded) => (Verdict::Accepted, Some(loaded.prog)),
+            Err(LoadFailure { errno, log }) => {
+                (Verdict::Rejected { errno, message: last_message(&log).to_owned() }, None)
+            }
+        })
+    }
+
+    /// The maps of a program's set.
+    ///
+    /// # Errors
+    /// The errno of a map that the kernel refuses to create.
+    pub fn maps(&mut self, program: &Program) -> Result<&[Map], Errno> {
+        Ok(match self.sets.entry(program.prog_type as u32) {
             Entry::Occupied(set) => set.into_mut(),
             Entry::Vacant(set) => set.insert(MAPS.iter().map(create).collect::<Result<_, _>>()?),
-        };
+        })
+    }
+
+    fn attempt(&mut self, program: &Program, log_level: u32) -> Result<Result<Loaded, LoadFailure>, Errno> {
+        let maps = self.maps(program)?;
         let fds: Vec<RawFd> = maps.iter().map(|map| map.as_fd().as_raw_fd()).collect();
         let insns = bind_maps(&program.insns, &fds);
         let load = ProgLoad { log_level, ..ProgLoad::new(program.prog_type, &insns) };
         if program.starts.len() == 1 {
-            return Ok(kernel_verdict(&load));
+            return Ok(ask(&load));
         }
         let (btf, funcs) = program.types();
         let btf = btf_load(&btf.to_bytes().map_err(|_| Errno::EINVAL)?).map_err(|failure| failure.errno)?;
         let funcs: Vec<u8> =
             funcs.iter().flat_map(|func| [func.insn_off, func.type_id.0]).flat_map(u32::to_le_bytes).collect();
-        Ok(kernel_verdict(&ProgLoad { btf: Some(btf.as_fd().as_raw_fd()), func_info: (&funcs, 8), ..load }))
+        Ok(ask(&ProgLoad { btf: Some(btf.as_fd().as_raw_fd()), func_info: (&funcs, 8), ..load }))
     }
 }
 
@@ -120,6 +159,14 @@ fn create(def: &MapDef) -> Result<Map, Errno> {
 /// What our verifier says of a generated program, with its log of this level.
 #[must_use]
 pub fn our_verdict(program: &Program, log_level: u32) -> (Verdict, String) {
+    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
+    let mut log = Log::new();
+    let verdict = with_spec(program, |spec| Verdict::of(&skep_verifier::verify(spec, &options, &mut log)));
+    (verdict, log.into_text())
+}
+
+/// Calls `f` with a generated program as our verifier takes it.
+pub fn with_spec<R>(program: &Program, f: impl FnOnce(&ProgramSpec<'_>) -> R) -> R {
     let maps: Vec<MapShape<'_>> = MAPS.iter().map(shape).collect();
     let types = (program.starts.len() > 1).then(|| program.types());
     let spec = ProgramSpec {
@@ -138,30 +185,12 @@ pub fn our_verdict(program: &Program, log_level: u32) -> (Verdict, String) {
         ctx: None,
         helpers: None,
     };
-    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
-    let mut log = Log::new();
-    let verdict = match skep_verifier::verify(&spec, &options, &mut log) {
-        Ok(_) => Verdict::Accepted,
-        Err(rejection) => Verdict::Rejected { errno: rejection.errno, message: rejection.message },
-    };
-    (verdict, log.into_text())
+    f(&spec)
 }
 
 fn shape(def: &MapDef) -> MapShape<'static> {
     let plain = MapShape::new(def.map_type, def.key_size, def.value_size, def.max_entries);
     MapShape { flags: def.flags, ..plain }
-}
-
-/// Rejections by the kernel of programs that are safe: its own bugs, reviewed one by one.
-const REVIEWED: [(&str, &str); 1] = [(
-    "verifier bug: No program to jit at insn",
-    "the kernel loses track of subprograms when it removes a dead one, and says itself that it is a bug",
-)];
-
-/// Why the kernel rejects what we may accept, if somebody has looked into it.
-#[must_use]
-pub fn reviewed(kernel: &Verdict) -> Option<&'static str> {
-    REVIEWED.iter().find(|(message, _)| kernel.message().starts_with(message)).map(|(_, reason)| *reason)
 }
 
 /// Puts `fds[i]` where the program names map `i`.
@@ -184,11 +213,14 @@ pub fn bind_maps(insns: &[RawInsn], fds: &[RawFd]) -> Vec<RawInsn> {
 /// Asks the kernel, and again with a log if it refuses; the verdict and the log.
 #[must_use]
 pub fn kernel_verdict(load: &ProgLoad<'_>) -> (Verdict, String) {
-    let result = if load.log_level == 0 { load.load_briefly() } else { load.load() };
-    match result {
+    match ask(load) {
         Ok(loaded) => (Verdict::Accepted, loaded.log),
         Err(LoadFailure { errno, log }) => (Verdict::Rejected { errno, message: last_message(&log).to_owned() }, log),
     }
+}
+
+fn ask(load: &ProgLoad<'_>) -> Result<Loaded, LoadFailure> {
+    if load.log_level == 0 { load.load_briefly() } else { load.load() }
 }
 
 /// How lines begin that are no message; the two states belong to `infinite loop detected`.

@@ -1,32 +1,35 @@
-//! The short form of `cargo xtask oracle random`: our verdicts on random programs are the kernel's.
+//! The short form of `cargo xtask oracle random`.
 
-use skep_testing::verdict::{Agreement, KernelMaps, our_verdict, reviewed};
+use skep_testing::proof::{Prover, reviewed};
+use skep_testing::verdict::Agreement;
 use skep_testing::{generate, kernel};
 
 const PROGRAMS: u64 = 1500;
 
 #[test]
-fn random_programs_get_the_kernels_verdict() {
-    if !kernel::require("random verdicts") {
-        return;
-    }
-    let mut maps = KernelMaps::new();
-    let (mut accepted, mut other_messages) = (0, Vec::new());
+fn random_programs_are_judged_and_run_as_they_should() {
+    let with_kernel = kernel::require("random verdicts");
+    let mut prover = Prover::new(with_kernel).expect("engines");
+    let reviewed = reviewed::entries();
+    let (mut accepted, mut steps, mut compared, mut other_messages) = (0, 0, (0, 0), Vec::new());
     for seed in 1..=PROGRAMS {
-        let program = generate::program(seed);
-        let (ours, _) = our_verdict(&program, 0);
-        let theirs = maps.verdict(&program).expect("the kernel takes maps and types");
-        accepted += u64::from(theirs.is_accepted());
-        match ours.compare(&theirs) {
-            Agreement::Same => {}
-            Agreement::FalseAccept => {
-                assert!(reviewed(&theirs).is_some(), "seed {seed}: we accept what the kernel rejects: {theirs:?}");
-            }
-            Agreement::FalseReject => panic!("seed {seed}: we reject what the kernel accepts: {ours:?}"),
-            Agreement::OtherMessage => other_messages.push((seed, ours, theirs)),
+        let report = prover.ask(&generate::program(seed)).expect("the kernel and the engines can be asked");
+        assert!(report.errors.is_empty(), "seed {seed}: {:#?}", report.errors);
+        accepted += u64::from(report.ours.is_accepted());
+        steps += report.steps;
+        compared = (compared.0 + report.compared.0, compared.1 + report.compared.1);
+        let Some(kernel) = &report.kernel else { continue };
+        let (kind, text) = reviewed::describe(&report.ours, kernel);
+        let known = kind == Agreement::Same || reviewed.iter().any(|e| e.kind == kind && e.pattern == text);
+        match kind {
+            _ if known => {}
+            Agreement::OtherMessage => other_messages.push((seed, text)),
+            _ => panic!("seed {seed}: {kind:?}: {text}"),
         }
     }
     // Programs that are all rejected, or all accepted, would prove little.
-    assert!((PROGRAMS / 4..PROGRAMS * 9 / 10).contains(&accepted), "the kernel accepts {accepted} of {PROGRAMS}");
+    assert!((PROGRAMS / 4..PROGRAMS * 9 / 10).contains(&accepted), "{accepted} of {PROGRAMS} are accepted");
+    assert!(steps > 100 * PROGRAMS && compared.0 > PROGRAMS / 4, "{steps} instructions, {compared:?} results");
+    assert!(!with_kernel || compared.1 > PROGRAMS / 4, "{compared:?} results");
     assert!(other_messages.len() <= 3, "{other_messages:#?}");
 }

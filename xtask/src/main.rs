@@ -73,6 +73,14 @@ enum Task {
         #[command(subcommand)]
         what: oracle::What,
     },
+    /// Hold the verifier's bounds of every pair of small intervals, under every operator and jump, against all their values
+    Exhaustive {
+        /// Intervals lie among 2^BITS values: 4 takes seconds, 6 minutes, 8 hours
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=8))]
+        bits: u32,
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
     /// Check the protocol of vCPUs and grace periods in every order of its steps, with loom
     Loom,
 }
@@ -87,6 +95,7 @@ fn main() -> ExitCode {
         Task::Fuzz { seconds, seed } => fuzz::run_for(seconds, seed),
         Task::Soak { what } => soak::run(&what),
         Task::Oracle { what } => oracle::run(&what),
+        Task::Exhaustive { bits, filter } => soak::exhaustive(bits, filter.as_deref()),
         Task::Loom => soak::loom(),
     };
     match result {

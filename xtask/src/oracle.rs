@@ -17,7 +17,7 @@ const PACKAGE: &str = "linux-source-6.12";
 /// What to ask about.
 #[derive(Subcommand)]
 pub(crate) enum What {
-    /// Random programs from a grammar
+    /// Random programs from a grammar: verdicts, shadow execution, results of every engine
     Random {
         /// How many
         #[arg(long, default_value_t = 10_000)]
@@ -25,6 +25,12 @@ pub(crate) enum What {
         /// First seed
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Do not ask the kernel: shadow execution and our engines alone
+        #[arg(long)]
+        no_kernel: bool,
+        /// Show both logs and all findings of the program with this seed
+        #[arg(long)]
+        show: Option<u64>,
     },
     /// The kernel's own BPF tests, each program of a type that the engine has
     Selftests {
@@ -41,9 +47,16 @@ pub(crate) enum What {
 
 pub(crate) fn run(what: &What) -> Result<()> {
     match what {
-        What::Random { programs, seed } => {
+        What::Random { programs, seed, no_kernel, show } => {
             let mut oracle = testing_binary("verify_oracle");
-            shell::run(oracle.args(["--programs", &programs.to_string(), "--seed", &seed.to_string()]))
+            oracle.args(["--programs", &programs.to_string(), "--seed", &seed.to_string()]);
+            if *no_kernel {
+                oracle.arg("--no-kernel");
+            }
+            if let Some(seed) = show {
+                oracle.args(["--show", &seed.to_string()]);
+            }
+            shell::run(&mut oracle)
         }
         What::Selftests { verbose, show, filter } => selftests(*verbose, show.as_deref(), filter.as_deref()),
     }

@@ -70,3 +70,12 @@ pub(crate) fn loom() -> Result<()> {
     test.args(["test", "--quiet", "--release", "--package", "skep-sync", "--lib"]);
     shell::run(test.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom")))
 }
+
+/// The tests of the scalar domain, with wider intervals than in an ordinary run.
+pub(crate) fn exhaustive(bits: u32, filter: Option<&str>) -> Result<()> {
+    step(&format!("every pair of intervals among {} values", 1u32 << bits));
+    let filter = format!("state::exhaustive::{}", filter.unwrap_or_default());
+    let mut test = cargo();
+    test.args(["test", "--release", "--package", "skep-verifier", "--lib", "--", &filter]);
+    shell::run(test.env("SKEP_EXHAUSTIVE", bits.to_string()))
+}

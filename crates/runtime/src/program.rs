@@ -24,7 +24,7 @@ use crate::ctx::{Context, CtxParts, CtxType};
 use crate::engine::EngineState;
 use crate::extension::Ties;
 use crate::frame::{Entered, RunFrame};
-use crate::interp::{Fault, Interp, InterpError, InterpProgram, Resolve, Stack};
+use crate::interp::{Fault, Interp, InterpError, InterpProgram, Resolve, Stack, Witness};
 use crate::map::MapRef;
 use crate::map::prog_array::{Owner, ProgArray, TailCallee};
 use crate::running::RunningProgram;
@@ -313,7 +313,21 @@ impl Program {
     /// # Errors
     /// As for [`Program::run`]; the budget is used up; or the program is compiled, which runs without a budget.
     pub fn run_limited<C: Context>(&self, ctx: &mut C, instructions: u64) -> Result<u64, RunError> {
-        self.0.run_limited(ctx, instructions)
+        self.0.run_limited(ctx, instructions, Witness::default())
+    }
+
+    /// As [`Program::run_limited`], with a witness who sees every instruction.
+    ///
+    /// # Errors
+    /// As for [`Program::run_limited`]; or the witness ended the run.
+    #[cfg(feature = "shadow")]
+    pub fn run_observed<C: Context>(
+        &self,
+        ctx: &mut C,
+        instructions: u64,
+        observer: &dyn crate::interp::Observer,
+    ) -> Result<u64, RunError> {
+        self.0.run_limited(ctx, instructions, Some(observer))
     }
 
     /// Puts the version that `with` runs now in the place of this program's: runs that start from now on, through any
@@ -503,7 +517,7 @@ impl ProgInner {
                 self.ended(base, started);
                 Ok(r0)
             }
-            Some(program) => self.interpret(program, base, ctx, &entered, None),
+            Some(program) => self.interpret(program, base, ctx, &entered, (None, Witness::default())),
         }
     }
 
@@ -514,11 +528,11 @@ impl ProgInner {
         base: NonNull<u8>,
         ctx: CtxParts,
         entered: &Entered<'_>,
-        budget: Option<u64>,
+        (budget, witness): (Option<u64>, Witness<'_>),
     ) -> Result<u64, RunError> {
         let started = self.started();
         let mut stack = Stack::new();
-        let interp = Interp::new(program, base, ctx, &mut stack, budget);
+        let interp = Interp::new(program, base, ctx, &mut stack, (budget, witness));
         entered.interpreting(&interp);
         let result = interp.run();
         self.ended(base, started);
@@ -539,14 +553,20 @@ impl ProgInner {
     }
 
     /// Runs an interpreted program with a limit.
-    fn run_limited(&self, base: NonNull<u8>, ctx: CtxParts, budget: u64) -> Result<u64, RunError> {
+    fn run_limited(
+        &self,
+        base: NonNull<u8>,
+        ctx: CtxParts,
+        budget: u64,
+        witness: Witness<'_>,
+    ) -> Result<u64, RunError> {
         let Some(program) = &self.interpreted else {
             return Err(RunError::Compiled { program: self.parts.name.clone() });
         };
         let mut frame = RunFrame::new(NonNull::from(&*self.engine), NonNull::from(self), ctx);
         // SAFETY: the only caller holds the vCPU with this base in a guard until this call ends.
         let entered = unsafe { Entered::new(base, &mut frame) };
-        self.interpret(program, base, ctx, &entered, Some(budget))
+        self.interpret(program, base, ctx, &entered, (Some(budget), witness))
     }
 
     /// Counts one run on the held vCPU.

@@ -17,6 +17,7 @@ use crate::live_stack::LiveStack;
 use crate::log::Log;
 use crate::loops::Visits;
 use crate::precision::Backtrack;
+use crate::shadow::Recorder;
 use crate::spec::{FieldKind, MapShape, Options, ProgramSpec, RecordField};
 use crate::state::frame::State;
 use crate::state::reg::{Extra, Reg};
@@ -145,6 +146,7 @@ pub(crate) struct Env<'a> {
     pub(crate) locked_types: Vec<u32>,
     /// What the program needs that only the kernel has.
     pub(crate) needs: Vec<Need>,
+    pub(crate) recorder: Recorder,
 }
 
 /// What the log printed last, to align and not to repeat.

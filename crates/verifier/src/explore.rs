@@ -63,6 +63,7 @@ impl Env<'_> {
             }
             self.cur.last_insn = self.prev_insn;
             self.cur.insn = self.insn;
+            self.recorder.arrive(&mut self.cur);
             let aux = self.aux[self.insn as usize];
             let mut flow = Flow::Continue;
             if aux.prune_point && self.is_visited(&start_of)? {
@@ -282,6 +283,7 @@ impl Env<'_> {
         let Some(kept) = self.states.get_mut(id) else { return Ok(()) };
         kept.hits += 1;
         let frames = kept.state.frames.clone();
+        self.recorder.join(&self.cur, &kept.state, &frames, in_loop);
         if jmp_point {
             self.push_step(None, None);
         }

@@ -17,12 +17,20 @@ mod explore;
 mod live_stack;
 mod log;
 mod loops;
+#[cfg(feature = "shadow")]
+pub mod mutant;
+#[cfg(not(feature = "shadow"))]
+mod mutant;
 mod precision;
 mod print;
 mod prune;
 mod record;
 mod refs_to_maps;
 mod rewrite;
+#[cfg(feature = "shadow")]
+pub mod shadow;
+#[cfg(not(feature = "shadow"))]
+mod shadow;
 mod spec;
 mod stack_depth;
 mod states;

@@ -11,6 +11,7 @@ use skep_abi::{AluOp, AtomicOp, CallTarget, Insn, Operand, Reg as R};
 
 use crate::check::helper::TAIL_CALL;
 use crate::env::{Check, Env, internal, log};
+use crate::mutant::{self, Mutant};
 use crate::state::frame::{Frame, Linked, MAX_FRAMES, State, Step};
 use crate::state::reg::Base;
 
@@ -99,7 +100,7 @@ fn fmt_slots(mask: u64) -> String {
 impl Env<'_> {
     /// The scalar in `reg` of the running frame decided something.
     pub(crate) fn mark_precise(&mut self, reg: u8) -> Check {
-        if !self.caps.bpf {
+        if !self.caps.bpf || mutant::active(Mutant::NoPrecision) {
             return Ok(());
         }
         let depth = self.cur.depth();

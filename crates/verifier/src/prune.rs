@@ -5,6 +5,7 @@
 //! `regsafe`, `stacksafe`, kernel/bpf/verifier.c, 6.18.
 
 use crate::env::Env;
+use crate::mutant::{self, Mutant};
 use crate::state::frame::{Frame, RefKind, State};
 use crate::state::reg::{Base, Extra, IterState, Reg};
 use crate::state::stack::{ByteKind, SLOT, Slot};
@@ -49,6 +50,9 @@ impl IdMap {
 
     /// Scalars without id count as linked to nothing.
     fn check_scalar(&mut self, old: u32, new: u32) -> bool {
+        if mutant::active(Mutant::IdlessPruning) {
+            return true;
+        }
         let mut named = |id: u32| {
             if id != 0 {
                 return id;
@@ -95,7 +99,7 @@ fn reg_safe(old: &Reg, new: &Reg, ids: &mut IdMap, exact: Exactness) -> bool {
     }
     match old.base() {
         Base::Scalar => {
-            if !old.precise && exact == Exactness::NotExact {
+            if (!old.precise && exact == Exactness::NotExact) || mutant::active(Mutant::BlindPruning) {
                 return true;
             }
             if (old.add_const, old.add_const32) != (new.add_const, new.add_const32)
@@ -113,7 +117,8 @@ fn reg_safe(old: &Reg, new: &Reg, ids: &mut IdMap, exact: Exactness) -> bool {
         }
         Base::Packet | Base::PacketMeta => {
             let (o, n) = (old.range(), new.range());
-            let range_ok = if o < 0 || n < 0 { o == n } else { o <= n };
+            let shorter = mutant::active(Mutant::ShortPruning);
+            let range_ok = if o < 0 || n < 0 { o == n } else { o <= n || shorter };
             range_ok && old.off == new.off && ids.check(old.id, new.id) && new.bounds.within(&old.bounds)
         }
         Base::Arena => true,

@@ -15,6 +15,7 @@ use crate::live_stack::LiveStack;
 use crate::log::Log;
 use crate::loops::Visits;
 use crate::precision::Backtrack;
+use crate::shadow::Recorder;
 use crate::spec::{Options, ProgFlags, ProgramSpec};
 use crate::state::frame::{Frame, State};
 use crate::state::reg::{Base, Extra, Reg, RegType};
@@ -105,7 +106,7 @@ fn explain_loop(spec: &ProgramSpec<'_>, options: &Options, explanation: &mut Exp
 }
 
 impl<'a> Env<'a> {
-    fn new(spec: &'a ProgramSpec<'a>, options: &'a Options, log: &'a mut Log) -> Self {
+    pub(crate) fn new(spec: &'a ProgramSpec<'a>, options: &'a Options, log: &'a mut Log) -> Self {
         let len = spec.insns.len();
         let privileged = !options.unprivileged;
         Self {
@@ -144,10 +145,12 @@ impl<'a> Env<'a> {
             records: BTreeMap::new(),
             locked_types: Vec::new(),
             needs: Vec::new(),
+            recorder: Recorder::default(),
         }
     }
 
-    fn run_timed(&mut self) -> Check {
+    /// Runs every pass and closes the log.
+    pub(crate) fn run_timed(&mut self) -> Check {
         let started = Instant::now();
         let verdict = self.run();
         self.stats.duration = started.elapsed();
@@ -311,12 +314,12 @@ impl<'a> Env<'a> {
         }
     }
 
-    fn rejection(&self, refused: Reject) -> Rejection {
+    pub(crate) fn rejection(&self, refused: Reject) -> Rejection {
         let insn = (self.stats.processed > 0).then_some(InsnIdx(self.insn));
         Rejection { errno: refused.errno, kind: refused.kind, insn, message: refused.message, stats: self.stats }
     }
 
-    fn finish(mut self) -> Verified {
+    pub(crate) fn finish(mut self) -> Verified {
         for (fact, aux) in self.facts.iter_mut().zip(&self.aux) {
             fact.reachable = aux.processed > 0;
             fact.only_taken = match aux.branch_seen {

@@ -33,7 +33,7 @@ pub struct MapDef {
 }
 
 /// The maps.
-pub const MAPS: [MapDef; 7] = [
+pub const MAPS: [MapDef; 8] = [
     MapDef { map_type: MapType::Array, key_size: 4, value_size: 64, max_entries: 4, flags: 0 },
     MapDef { map_type: MapType::Hash, key_size: 8, value_size: 48, max_entries: 16, flags: 0 },
     MapDef { map_type: MapType::PercpuArray, key_size: 4, value_size: 32, max_entries: 2, flags: 0 },
@@ -42,7 +42,13 @@ pub const MAPS: [MapDef; 7] = [
     // BPF_F_RDONLY_PROG and BPF_F_WRONLY_PROG.
     MapDef { map_type: MapType::Array, key_size: 4, value_size: 16, max_entries: 1, flags: 1 << 7 },
     MapDef { map_type: MapType::Array, key_size: 4, value_size: 16, max_entries: 1, flags: 1 << 8 },
+    // Read by its address.
+    MapDef { map_type: MapType::Array, key_size: 4, value_size: 256, max_entries: 1, flags: 0 },
 ];
+
+/// The map that programs read by its address.
+pub(crate) const DIRECT: usize = 7;
+const _: () = assert!(MAPS[DIRECT].max_entries == 1);
 
 /// A generated program.
 #[derive(Clone, Debug)]

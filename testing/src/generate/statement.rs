@@ -1,6 +1,6 @@
 //! Statements: what a program does next, given what its registers hold.
 
-use skep_abi::{AluOp, Insn, Operand, ProgType, RawInsn, Reg, Size, Width};
+use skep_abi::{AluOp, Insn, JmpOp, Operand, ProgType, RawInsn, Reg, Size, Width};
 
 use super::Builder;
 use super::build::Open;
@@ -16,6 +16,8 @@ pub(super) struct Generator {
     pub(super) b: Builder,
     pub(super) prog_type: ProgType,
     mistakes: u64,
+    /// Unknown numbers come from helpers that answer differently each time.
+    pub(super) noisy: bool,
     kinds: [Kind; 4],
     /// Registers that count the rounds of a loop around the current statement.
     counters: Vec<Reg>,
@@ -43,12 +45,14 @@ enum Callee {
 }
 
 impl Generator {
-    pub(super) fn new(random: Random, prog_type: ProgType, mistakes: u64) -> Self {
+    pub(super) fn new(mut random: Random, prog_type: ProgType, mistakes: u64) -> Self {
+        let noisy = random.one_in(6);
         Self {
             random,
             b: Builder::default(),
             prog_type,
             mistakes,
+            noisy,
             kinds: [Kind::Unset; 4],
             counters: Vec::new(),
             depth: 0,
@@ -67,6 +71,11 @@ impl Generator {
     /// Whether to make a mistake here.
     pub(super) fn mistake(&mut self) -> bool {
         self.mistakes != u64::MAX && self.random.one_in(self.mistakes)
+    }
+
+    /// Whether this program makes any.
+    pub(super) fn mistakes(&self) -> bool {
+        self.mistakes != u64::MAX
     }
 
     /// A long-lived register with such a kind.
@@ -143,7 +152,7 @@ impl Generator {
 
     fn statement(&mut self) {
         let fresh = self.target();
-        match self.random.below(24) {
+        match self.random.below(26) {
             0..=2 => {
                 self.release(fresh);
                 *self.kind(fresh) = self.fresh_scalar(fresh);
@@ -175,7 +184,74 @@ impl Generator {
             }
             21 => self.tail_call(),
             22 => self.spill(),
+            23 => self.linked(fresh),
+            24 => self.copy(fresh),
             _ => self.on_scalar(),
+        }
+    }
+
+    /// A copy of a number at a constant distance, and a comparison of one of the two, which says as much of the other.
+    fn linked(&mut self, to: Reg) {
+        let Some(from) = self.find(|kind| matches!(kind, Kind::Scalar(_))).filter(|from| *from != to) else { return };
+        self.release(to);
+        let width = self.random.pick(&[Width::W32, Width::W64, Width::W64]);
+        // Perhaps on one of two paths only.
+        let other_way = self.random.one_in(4).then(|| {
+            self.unknown();
+            self.b.mov(to, Reg::R0);
+            self.unknown();
+            self.b.branch(Width::W64, JmpOp::Set, Reg::R0, Operand::Imm(1))
+        });
+        self.b.alu(width, AluOp::Mov, to, Operand::Reg(from));
+        if let Some(other_way) = other_way {
+            self.b.land(other_way);
+        }
+        *self.kind(to) = Kind::Scalar(None);
+        if self.random.one_in(2) {
+            let (width, by) = (self.random.pick(&[Width::W32, Width::W64]), self.random.range(-8, 8));
+            self.b.alu(width, AluOp::Add, to, Operand::Imm(by));
+        }
+        if self.random.one_in(3) {
+            self.b.store(Size::Dw, Reg::R10, -48, Operand::Reg(to));
+        }
+        let (compared, used) = if self.random.one_in(2) { (from, to) } else { (to, from) };
+        let (width, op) = (self.random.pick(&[Width::W32, Width::W64]), self.random.pick(&JMP));
+        let limit = self.random.range(0, 15);
+        let way = self.b.branch(width, op, compared, Operand::Imm(limit));
+        if self.random.one_in(2) {
+            self.leave();
+        } else {
+            self.b.set(used, limit);
+        }
+        self.b.land(way);
+        let floor = self.random.one_in(2).then(|| self.b.branch(Width::W64, JmpOp::Sge, used, Operand::Imm(0)));
+        if let Some(floor) = floor {
+            self.leave();
+            self.b.land(floor);
+        }
+        self.b.mov(Reg::R1, Reg::R10);
+        self.b.add_imm(Reg::R1, -40);
+        self.b.mov(Reg::R2, used);
+        if self.random.one_in(3) {
+            self.b.alu(Width::W64, AluOp::And, Reg::R2, Operand::Imm(31));
+        }
+        self.b.add_reg(Reg::R1, Reg::R2);
+        self.b.store(Size::B, Reg::R1, 0, Operand::Imm(7));
+    }
+
+    /// A pointer in a second register, perhaps moved on.
+    fn copy(&mut self, to: Reg) {
+        let wanted = |kind| matches!(kind, Kind::Memory(_) | Kind::MaybeMemory(_) | Kind::Packet(_));
+        let Some(from) = self.find(wanted).filter(|from| *from != to) else { return };
+        self.release(to);
+        self.b.mov(to, from);
+        *self.kind(to) = *self.kind(from);
+        if let Kind::Memory(size) = *self.kind(to)
+            && self.random.one_in(2)
+        {
+            let by = self.random.range(0, i32::try_from(size.min(16)).expect("small"));
+            self.b.add_imm(to, by);
+            *self.kind(to) = Kind::Memory(size.saturating_sub(by.unsigned_abs()));
         }
     }
 
@@ -300,7 +376,7 @@ impl Generator {
         }
     }
 
-    fn condition(&mut self) -> Option<(Width, skep_abi::JmpOp, Reg, Operand)> {
+    fn condition(&mut self) -> Option<(Width, JmpOp, Reg, Operand)> {
         let dst = self.find(|kind| matches!(kind, Kind::Scalar(_)))?;
         let width = self.random.pick(&[Width::W32, Width::W64]);
         let op = self.random.pick(&JMP);
@@ -368,7 +444,7 @@ impl Generator {
         } else {
             self.b.add_imm(counter, 1);
             let width = self.random.pick(&[Width::W32, Width::W64]);
-            let op = self.random.pick(&[skep_abi::JmpOp::Lt, skep_abi::JmpOp::Ne, skep_abi::JmpOp::Slt]);
+            let op = self.random.pick(&[JmpOp::Lt, JmpOp::Ne, JmpOp::Slt]);
             self.b.branch_back(width, op, counter, Operand::Imm(rounds), top);
         }
         self.join(before);
@@ -416,7 +492,7 @@ impl Generator {
                 self.b.set(Reg::R5, 0);
                 self.b.call(28);
             }
-            _ => self.b.call(8),
+            _ => self.unknown(),
         }
     }
 
@@ -504,7 +580,7 @@ impl Generator {
         if !matches!(*self.kind(reg), Kind::Record(_)) || self.mistake() {
             return;
         }
-        let null = self.b.branch(Width::W64, skep_abi::JmpOp::Eq, reg, Operand::Imm(0));
+        let null = self.b.branch(Width::W64, JmpOp::Eq, reg, Operand::Imm(0));
         self.b.mov(Reg::R1, reg);
         self.b.set(Reg::R2, 0);
         self.b.call(self.random.pick(&[132, 133]));

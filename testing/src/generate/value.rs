@@ -1,9 +1,9 @@
 //! What the generator believes a register holds, and how it makes and uses such values.
 
-use skep_abi::{AluOp, AtomicOp, Insn, JmpOp, Operand, ProgType, Reg, Size, Width};
+use skep_abi::{AluOp, AtomicOp, Imm64, Insn, JmpOp, Operand, ProgType, Reg, Size, Width};
 
-use super::MAPS;
 use super::statement::Generator;
+use super::{DIRECT, MAPS};
 
 /// What a register holds, as far as the generator knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,21 +57,24 @@ impl Generator {
     /// An unknown number in `dst`.
     pub(super) fn fresh_scalar(&mut self, dst: Reg) -> Kind {
         match self.random.below(7) {
-            0 | 1 => self.b.call(7),
-            2 => self.b.call(5),
+            0..=2 => {
+                self.unknown();
+                self.b.mov(dst, Reg::R0);
+                Kind::Scalar(None)
+            }
             3 => {
                 let value = self.random.constant();
                 self.b.constant(dst, value);
-                return Kind::Scalar(u32::try_from(value).ok().and_then(|value| value.checked_add(1)));
+                Kind::Scalar(u32::try_from(value).ok().and_then(|value| value.checked_add(1)))
             }
             4 => {
                 let bound = self.random.pick(&[1, 2, 4, 8, 16, 64]);
                 self.b.set(dst, self.random.range(0, bound - 1));
-                return Kind::Scalar(Some(bound.unsigned_abs()));
+                Kind::Scalar(Some(bound.unsigned_abs()))
             }
             _ => {
                 let Some(ctx) = self.find(|kind| kind == Kind::Ctx) else {
-                    self.b.call(7);
+                    self.unknown();
                     self.b.mov(dst, Reg::R0);
                     return Kind::Scalar(None);
                 };
@@ -82,11 +85,30 @@ impl Generator {
                 let (size, off) =
                     if self.mistake() { (self.random.pick(&SIZES), self.off(0, 200)) } else { (Size::W, off) };
                 self.b.load(size, dst, ctx, off);
-                return Kind::Scalar(None);
+                Kind::Scalar(None)
             }
         }
-        self.b.mov(dst, Reg::R0);
-        Kind::Scalar(None)
+    }
+
+    /// A number in r0 that no verifier knows: most programs read the first map, so that their results can be compared.
+    pub(super) fn unknown(&mut self) {
+        if self.noisy {
+            let helper = self.random.pick(&[5, 7, 7, 8]);
+            self.b.call(helper);
+            return;
+        }
+        let size = self.random.pick(&[Size::Dw, Size::Dw, Size::W, Size::H, Size::B]);
+        let bytes = u64::from(size.bytes());
+        let len = u64::from(MAPS[DIRECT].value_size);
+        let off = u32::try_from(self.random.below(len / bytes) * bytes).expect("small");
+        let past = if self.mistake() { MAPS[DIRECT].value_size } else { 0 };
+        let fd = i32::try_from(DIRECT).expect("few maps");
+        self.b.add(Insn::LdImm64 { dst: Reg::R0, imm: Imm64::MapValue { fd, off: off + past } });
+        if size != Size::Dw && self.random.one_in(4) {
+            self.b.add(Insn::Load { size, sign_extend: true, dst: Reg::R0, base: Reg::R0, off: 0 });
+        } else {
+            self.b.load(size, Reg::R0, Reg::R0, 0);
+        }
     }
 
     /// Narrows the number in `dst` below a bound; the bound.
@@ -175,7 +197,12 @@ impl Generator {
             off &= !(i32::try_from(bytes).expect("small") - 1);
         }
         if len < bytes || self.mistake() {
-            off = self.random.range(-8, i32::try_from(len).expect("small") + 8);
+            // Mostly just beyond the end.
+            let end = i32::try_from(len).expect("small");
+            off = match self.random.below(3) {
+                0 => self.random.range(-8, end + 8),
+                _ => end - i32::try_from(bytes).expect("small") + self.random.range(1, 8),
+            };
         }
         let atomics = !packet || self.random.one_in(20);
         self.touch(base, size, i16::try_from(off).expect("small"), atomics);
@@ -299,10 +326,27 @@ impl Generator {
         self.leave();
         self.b.land(over);
         self.b.mov(dst, Reg::R2);
+        if !self.noisy && self.random.one_in(5) {
+            bytes += self.longer_on_one_path(dst, bytes);
+        }
         if strict && self.random.one_in(2) {
             bytes += 1;
         }
         Some(Kind::Packet(u16::try_from(bytes).expect("small")))
+    }
+
+    /// More bytes of the packet checked on one of two paths; how many of them the generator believes in, mostly none.
+    fn longer_on_one_path(&mut self, packet: Reg, bytes: i32) -> i32 {
+        let more = self.random.range(1, 8);
+        self.unknown();
+        let other_way = self.b.branch(Width::W64, JmpOp::Set, Reg::R0, Operand::Imm(1));
+        self.b.mov(Reg::R4, packet);
+        self.b.add_imm(Reg::R4, bytes + more);
+        let enough = self.b.branch(Width::W64, JmpOp::Le, Reg::R4, Operand::Reg(Reg::R3));
+        self.leave();
+        self.b.land(enough);
+        self.b.land(other_way);
+        if self.mistake() || (self.mistakes() && self.random.one_in(4)) { more } else { 0 }
     }
 
     /// A ring-buffer record, or null, in `dst`.

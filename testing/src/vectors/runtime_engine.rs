@@ -57,6 +57,11 @@ impl RuntimeEngine {
         Ok(Self { name, cpus, state, arena })
     }
 
+    /// The vCPUs that its programs run on.
+    pub(crate) fn cpus(&self) -> &CpuSet {
+        &self.cpus
+    }
+
     fn attempt(&self, case: &Case) -> Result<Outcome, String> {
         let built = with_verified(case, |spec, verified| {
             let options = RewriteOptions { pokes: false, ..RewriteOptions::default() };
@@ -94,7 +99,10 @@ impl RuntimeEngine {
     }
 
     /// Compiles, where this engine does, and publishes a rewritten program.
-    fn publish(
+    ///
+    /// # Errors
+    /// One sentence, when there is no memory or the code generator refuses.
+    pub(crate) fn publish(
         &self,
         (prog_type, attach_type, ctx_type): (ProgType, AttachType, CtxType),
         xlated: Xlated,

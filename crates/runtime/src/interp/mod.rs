@@ -10,6 +10,8 @@ mod arguments;
 mod atomic;
 mod call;
 mod memory;
+#[cfg(feature = "shadow")]
+mod observe;
 mod program;
 mod step;
 
@@ -19,6 +21,8 @@ use std::ptr::NonNull;
 
 use thiserror::Error;
 
+#[cfg(feature = "shadow")]
+pub use self::observe::{Moment, Observer};
 pub use self::program::{InterpError, InterpProgram, Resolve};
 use crate::ctx::CtxParts;
 use crate::frame::Run;
@@ -88,6 +92,10 @@ pub enum FaultKind {
     /// An instruction that only the rewrite may make, in a form that it does not make.
     #[error("instruction is not executable")]
     NotExecutable,
+    /// The witness of the run ended it.
+    #[cfg(feature = "shadow")]
+    #[error("the witness of the run ended it")]
+    Observed,
 }
 
 /// Bytes of stack for all frames of a run: 33 tail calls, each from a subprogram that used 256 bytes, and 512 at the end; and
@@ -112,6 +120,12 @@ struct Grant {
     writable: bool,
 }
 
+/// Who sees a run's instructions: without the feature `shadow`, nobody.
+#[cfg(feature = "shadow")]
+pub(crate) type Witness<'a> = Option<&'a dyn Observer>;
+#[cfg(not(feature = "shadow"))]
+pub(crate) type Witness<'a> = std::marker::PhantomData<&'a ()>;
+
 /// One interpreted run. Helpers re-enter it for callbacks, so everything in it is shared.
 pub struct Interp<'a> {
     cpu_base: NonNull<u8>,
@@ -132,16 +146,21 @@ pub struct Interp<'a> {
     fault: RefCell<Option<Fault>>,
     /// Slot of the instruction that calls a helper, for faults found inside it.
     at: Cell<usize>,
+    #[cfg_attr(not(feature = "shadow"), expect(dead_code, reason = "empty"))]
+    witness: Witness<'a>,
+    /// Functions on the call chain.
+    #[cfg(feature = "shadow")]
+    depth: Cell<u32>,
 }
 
 impl<'a> Interp<'a> {
-    /// A run of `program` on the held vCPU with this base, with `budget` instructions at most.
+    /// A run of `program` on the held vCPU with this base, with `budget` instructions at most, before a witness.
     pub(crate) fn new(
         program: &'a InterpProgram,
         cpu_base: NonNull<u8>,
         ctx: CtxParts,
         stack: &'a mut Stack,
-        budget: Option<u64>,
+        (budget, witness): (Option<u64>, Witness<'a>),
     ) -> Self {
         let low = stack.0.as_mut_ptr() as u64;
         let high = low + STACK as u64;
@@ -158,6 +177,9 @@ impl<'a> Interp<'a> {
             inner_maps: RefCell::new(Vec::new()),
             fault: RefCell::new(None),
             at: Cell::new(0),
+            witness,
+            #[cfg(feature = "shadow")]
+            depth: Cell::new(0),
         }
     }
 

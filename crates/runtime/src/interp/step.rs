@@ -44,6 +44,8 @@ impl<'a> Interp<'a> {
         self.enter_frame(pc, &mut regs)?;
         loop {
             let op = self.fetch(pc)?;
+            #[cfg(feature = "shadow")]
+            self.observe(pc, &regs)?;
             match self.step(pc, &op, &mut regs)? {
                 Flow::Next => pc += op.insn.slots(),
                 Flow::Jump(distance) => pc = self.target(pc + op.insn.slots(), distance)?,
@@ -64,6 +66,7 @@ impl<'a> Interp<'a> {
                 }
                 Flow::Tail => {
                     // The frame of the program that made the call is gone; its callers' frames stay.
+                    self.leave_frame();
                     self.stack_low.set(callers.last().map_or(entry_low, |caller| caller.stack_low));
                     pc = 0;
                     self.enter_frame(pc, &mut regs)?;
@@ -71,9 +74,11 @@ impl<'a> Interp<'a> {
                 Flow::Exit => match callers.pop() {
                     None => {
                         self.stack_low.set(entry_low);
+                        self.leave_frame();
                         return Ok(regs[0]);
                     }
                     Some(caller) => {
+                        self.leave_frame();
                         self.program.set(caller.program);
                         if caller.extended {
                             self.callers.borrow_mut().pop();
@@ -96,10 +101,27 @@ impl<'a> Interp<'a> {
         }
         let low = top - depth;
         // SAFETY: the bytes lie in the run's stack buffer (tested above), below every frame in use.
-        unsafe { std::ptr::write_bytes(low as usize as *mut u8, 0, depth as usize) };
+        unsafe { std::ptr::write_bytes(low as usize as *mut u8, self.stack_fill(), depth as usize) };
         self.stack_low.set(low);
         regs[10] = top;
+        #[cfg(feature = "shadow")]
+        self.depth.set(self.depth.get() + 1);
         Ok(())
+    }
+
+    #[cfg(not(feature = "shadow"))]
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "a witness chooses it")]
+    fn stack_fill(&self) -> u8 {
+        0
+    }
+
+    /// A frame is gone.
+    #[inline(always)]
+    #[cfg_attr(not(feature = "shadow"), expect(clippy::unused_self, reason = "only a witness counts frames"))]
+    fn leave_frame(&self) {
+        #[cfg(feature = "shadow")]
+        self.depth.set(self.depth.get() - 1);
     }
 
     fn fetch(&self, pc: usize) -> Result<Op, Stopped> {

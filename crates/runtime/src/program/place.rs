@@ -17,6 +17,7 @@ use thiserror::Error;
 use super::{ProgInner, Program, RunError, enter_code};
 use crate::ctx::{Context, CtxType};
 use crate::engine::EngineState;
+use crate::interp::Witness;
 
 /// Why a version cannot take a program's place. The program runs on as it was.
 #[derive(Debug, Error)]
@@ -175,12 +176,17 @@ impl Place {
         unsafe { version.run_framed(base, ctx.parts()) }.map_err(Box::new)
     }
 
-    pub(super) fn run_limited<C: Context>(&self, ctx: &mut C, budget: u64) -> Result<u64, RunError> {
+    pub(super) fn run_limited<C: Context>(
+        &self,
+        ctx: &mut C,
+        budget: u64,
+        witness: Witness<'_>,
+    ) -> Result<u64, RunError> {
         if C::TYPE != self.ctx_type {
             return Err(*self.wrong_context());
         }
         let guard = self.cpus.enter()?;
-        self.current().run_limited(guard.base(), ctx.parts(), budget)
+        self.current().run_limited(guard.base(), ctx.parts(), budget, witness)
     }
 
     #[cold]

@@ -58,7 +58,7 @@ impl Env<'_> {
                 if !reg.is_scalar() {
                     self.set_unknown(dst.number());
                 } else if kind != EndKind::ToLe || bits != 64 {
-                    let bounds = swapped(kind, bits, &reg.bounds);
+                    let bounds = scalar_alu::end(kind, bits, &reg.bounds);
                     let mut new = Reg { bounds, ..reg };
                     new.unlink();
                     self.set_reg(dst.number(), new);
@@ -410,17 +410,4 @@ fn distance(width: Width, value: u64, negate: bool) -> Option<i32> {
 /// The constant of a scalar operand.
 fn fixed(scalar: &Reg) -> Option<i64> {
     scalar.bounds.const_value().map(u64::cast_signed)
-}
-
-/// Bounds after a byte-order instruction on this little-endian engine: the bits are known, the order of values is not.
-fn swapped(kind: EndKind, bits: u8, bounds: &Bounds) -> Bounds {
-    let mut out = *bounds;
-    if kind != EndKind::ToLe {
-        out = Bounds { var_off: bounds.var_off.bswap(bits), ..Bounds::UNKNOWN };
-        out.sync();
-    }
-    if bits < 64 {
-        out.truncate(bits / 8);
-    }
-    out
 }

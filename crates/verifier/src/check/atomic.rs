@@ -7,6 +7,7 @@ use skep_abi::{AtomicOp, Reg as R, Size};
 
 use crate::check::Access;
 use crate::env::{Check, Env, reject};
+use crate::mutant::{self, Mutant};
 use crate::print::type_name;
 use crate::state::reg::Base;
 
@@ -49,7 +50,8 @@ impl Env<'_> {
         }
         self.check_value_leak(src)?;
         self.check_atomic_pointer(base, "stores into")?;
-        let fetches = fetch || matches!(op, AtomicOp::Xchg | AtomicOp::Cmpxchg);
+        let fetches =
+            (fetch || matches!(op, AtomicOp::Xchg | AtomicOp::Cmpxchg)) && !mutant::active(Mutant::StaleFetch);
         let load = fetches.then_some(if op == AtomicOp::Cmpxchg { R::R0 } else { src });
         // The base may be the register that is loaded: its type is what it was before.
         let base_reg = *self.reg(base.number());

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use skep_abi::MapType;
 
 use crate::env::{Check, Env, reject};
+use crate::mutant::{self, Mutant};
 use crate::state::bounds::Interval;
 use crate::state::frame::{Callback, Frame, State};
 use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType};
@@ -23,6 +24,9 @@ impl Env<'_> {
         info.is_cb = true;
         let start = info.start;
         let asynchronous = matches!(kind, Callback::Timer | Callback::Workqueue);
+        if mutant::active(Mutant::NoCallback) {
+            return Ok(());
+        }
         if asynchronous {
             return self.push_async(kind, sub, start);
         }

@@ -9,6 +9,7 @@ use skep_abi::{AluOp, JmpOp, MapType, Operand, Reg as R, Width};
 
 use crate::check::packet::packet_branch;
 use crate::env::{Check, Env, reject};
+use crate::mutant::{self, Mutant};
 use crate::spec::{FieldKind, MapShape};
 use crate::state::bounds::Bounds;
 use crate::state::branch;
@@ -146,7 +147,9 @@ impl Env<'_> {
     /// Every copy of the register's pointer is null on one side and not on the other.
     fn split_null(&mut self, reg: u8, taken_is_null: bool) {
         let maps = Known { maps: self.spec.maps, locked: &self.locked_types };
-        mark_null(maps, &mut self.cur, reg, !taken_is_null);
+        let never_null = mutant::active(Mutant::NeverNull);
+        let taken_is_null = taken_is_null && !never_null;
+        mark_null(maps, &mut self.cur, reg, !taken_is_null && !never_null);
         if let Some(other) = self.pending.last_mut() {
             mark_null(maps, &mut other.state, reg, taken_is_null);
         }
@@ -251,7 +254,7 @@ fn sync_linked(state: &mut State, known: u8, linked: &[Linked]) {
             continue;
         }
         let mut new = known_reg;
-        if (old.add_const || known_reg.add_const) && old.off != known_reg.off {
+        if (old.add_const || known_reg.add_const) && old.off != known_reg.off && !mutant::active(Mutant::UnmovedLink) {
             if old.add_const && known_reg.add_const && old.add_const32 != known_reg.add_const32 {
                 continue;
             }

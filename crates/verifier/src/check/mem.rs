@@ -9,6 +9,7 @@ use skep_abi::flags::map_flags;
 use crate::check::Access;
 use crate::check::alu::MAX_VAR_OFF;
 use crate::env::{Check, Env, reject};
+use crate::mutant::{self, Mutant};
 use crate::print::type_name;
 use crate::spec::FieldKind;
 use crate::state::reg::{Base, Extra, Reg, flags};
@@ -229,7 +230,8 @@ impl Env<'_> {
     pub(crate) fn check_region(&mut self, n: u8, off: i64, size: u32, region: u32, zero_ok: bool) -> Check {
         let size_ok = size > 0 || zero_ok;
         let end = off.checked_add(i64::from(size));
-        if off >= 0 && size_ok && end.is_some_and(|e| e <= i64::from(region)) {
+        let region_end = i64::from(region) + 8 * i64::from(mutant::active(Mutant::BeyondEnd));
+        if off >= 0 && size_ok && end.is_some_and(|e| e <= region_end) {
             return Ok(());
         }
         let reg = *self.reg(n);

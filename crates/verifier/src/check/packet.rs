@@ -8,6 +8,7 @@ use skep_abi::{JmpOp, ProgType};
 
 use crate::check::Access;
 use crate::env::{Check, Env, reject};
+use crate::mutant::{self, Mutant};
 use crate::state::frame::State;
 use crate::state::reg::{AT_PKT_END, BEYOND_PKT_END, Base, Extra, Reg, flags};
 
@@ -60,7 +61,7 @@ fn widen(state: &mut State, reg: &Reg, open: bool) {
     if max > MAX_PACKET_OFF || max + off > MAX_PACKET_OFF {
         return;
     }
-    let range = reg.off + i32::from(open);
+    let range = reg.off + i32::from(open || mutant::active(Mutant::LongPacket));
     let (ty, id) = (reg.ty, reg.id);
     state.for_each_reg(|r| r.ty == ty && r.id == id, |r| r.extra = Extra::Range(r.range().max(range)));
 }
@@ -177,6 +178,9 @@ impl Env<'_> {
 
     /// Packet data may have moved: every pointer into it becomes a number.
     pub(crate) fn clear_packet_pointers(&mut self) {
+        if mutant::active(Mutant::StalePacket) {
+            return;
+        }
         let unknown = self.unknown();
         let touched = |r: &Reg| is_packet_any(r) || (r.base() == Base::Mem && r.ty.has(flags::DYNPTR_PACKET));
         self.cur.for_each_reg(touched, |r| *r = unknown);

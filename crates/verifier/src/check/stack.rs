@@ -8,6 +8,7 @@ use skep_abi::{Errno, Insn, Operand, Reg as R};
 use crate::check::Access;
 use crate::check::alu::MAX_VAR_OFF;
 use crate::env::{Check, Env, reject};
+use crate::mutant::{self, Mutant};
 use crate::state::reg::{Base, Reg};
 use crate::state::stack::{ByteKind, MAX_STACK, SLOT};
 use crate::verified::RejectionKind;
@@ -176,6 +177,9 @@ impl Env<'_> {
                 }
                 let kind = if zero { ByteKind::Zero } else { ByteKind::Misc };
                 let slot = &mut self.cur.frame_at_mut(frame).stack[slot_index];
+                if mutant::active(Mutant::StaleSpill) {
+                    return Ok(());
+                }
                 slot.scrub_special();
                 for i in 0..size {
                     slot.bytes[byte.wrapping_sub(i) % SLOT] = kind;

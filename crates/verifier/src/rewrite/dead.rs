@@ -5,13 +5,14 @@
 
 use std::collections::HashSet;
 
-use skep_abi::Insn;
+use skep_abi::{Imm64, Insn};
 
 use super::{Item, Target};
 
 /// Fixes the branches with one dead side, then removes dead instructions and jumps to the next one.
 pub(super) fn remove(items: &mut Vec<Item>) {
     fix_branches(items);
+    drop_dead_callbacks(items);
     items.retain(|item| item.facts.reachable);
     let nexts: Vec<Option<u32>> = items.iter().skip(1).map(|item| Some(item.at)).chain([None]).collect();
     let mut nexts = nexts.into_iter();
@@ -20,6 +21,19 @@ pub(super) fn remove(items: &mut Vec<Item>) {
         let jumps_to_next = matches!(item.target, Some(Target::Jump(to)) if Some(to) == next);
         !(jumps_to_next && matches!(item.insn, Insn::Ja { .. } | Insn::MayGoto { .. }))
     });
+}
+
+/// A callback that no path enters (`bpf_loop` of no rounds) is gone, and its address is null: nothing will call it.
+fn drop_dead_callbacks(items: &mut [Item]) {
+    let live: HashSet<u32> = items.iter().filter(|item| item.facts.reachable).map(|item| item.at).collect();
+    for item in items {
+        if let (Insn::LdImm64 { dst, imm: Imm64::Func(_) }, Some(Target::Entry(to))) = (item.insn, item.target)
+            && !live.contains(&to)
+        {
+            item.insn = Insn::LdImm64 { dst, imm: Imm64::Const(0) };
+            item.target = None;
+        }
+    }
 }
 
 /// A conditional jump with a dead side becomes a plain jump to the other.

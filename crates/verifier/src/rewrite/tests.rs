@@ -375,6 +375,19 @@ fn a_subprogram_without_callers_goes() {
 }
 
 #[test]
+fn the_address_of_a_callback_that_never_runs_is_null() {
+    let program = Program::default()
+        .add(Insn::LdImm64 { dst: Reg::R2, imm: Imm64::Func(2) })
+        .add(Insn::Exit)
+        .subprog()
+        .dead(mov(Reg::R0, 1))
+        .dead(Insn::Exit);
+    let xlated = program.rewrite().expect("rewritten");
+    assert_eq!(decoded(&xlated), [Insn::LdImm64 { dst: Reg::R2, imm: Imm64::Const(0) }, Insn::Exit]);
+    assert_eq!(xlated.subprogs.len(), 1);
+}
+
+#[test]
 fn a_long_jump_that_grows_takes_the_long_form_or_is_refused() {
     let fill = |mut program: Program| {
         for _ in 0..10 {

@@ -13,6 +13,7 @@ use skep_abi::{JmpOp, Width};
 
 use super::bounds::{Bounds, Integer, Interval};
 use super::tnum::Tnum;
+use crate::mutant::{self, Mutant};
 
 /// What a conditional jump does, given the bounds of its operands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -233,6 +234,7 @@ fn order(width: Width, signed: bool, strict: bool, low: &mut Bounds, high: &mut 
 /// `low` ends before `high` does, and `high` begins after `low` does. The jump is open, so neither step wraps:
 /// `high.max` is not the type's least value, nor `low.min` its greatest.
 fn order_in<T: Integer>(strict: bool, low: &mut Interval<T>, high: &mut Interval<T>) {
+    let strict = strict || mutant::active(Mutant::StrictBranch);
     let (ceiling, floor) = if strict { (high.max.previous(), low.min.next()) } else { (high.max, low.min) };
     low.max = low.max.min(ceiling);
     high.min = high.min.max(floor);
@@ -263,7 +265,7 @@ fn trim<T: Integer>(interval: &mut Interval<T>, gone: T) {
 
 /// One of the bits of `known` is set; which one is clear only when it has one.
 fn set_bit(width: Width, other: &mut Bounds, known: u64) {
-    if !known.is_power_of_two() {
+    if !known.is_power_of_two() && !mutant::active(Mutant::AllBitsSet) {
         return;
     }
     let bit = Tnum::constant(known);

@@ -198,6 +198,9 @@ pub struct State {
     pub dfs_depth: u32,
     /// Dead registers and slots have been forgotten.
     pub cleaned: bool,
+    /// Its place in the recording.
+    #[cfg(feature = "shadow")]
+    pub node: Option<u32>,
 }
 
 impl State {
@@ -219,6 +222,8 @@ impl State {
             branches: 1,
             dfs_depth: 0,
             cleaned: false,
+            #[cfg(feature = "shadow")]
+            node: None,
         }
     }
 

@@ -15,6 +15,7 @@ use skep_abi::{AluOp, EndKind, Width};
 
 use super::bounds::{Bounds, Interval};
 use super::tnum::Tnum;
+use crate::mutant::{self, Mutant};
 
 /// The bounds of `dst op src` (for `Mov` of `src`), zero-extended if `width` is 32 bits, and synced.
 ///
@@ -35,7 +36,7 @@ pub fn alu(op: AluOp, width: Width, dst: &Bounds, src: &Bounds) -> Bounds {
         },
         AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod => return Bounds::UNKNOWN,
     };
-    if width == Width::W32 {
+    if width == Width::W32 && !mutant::active(Mutant::NoZeroExtension) {
         result.zero_extend32();
     }
     result.sync();
@@ -59,10 +60,12 @@ pub fn neg(width: Width, dst: &Bounds) -> Bounds {
 pub fn end(kind: EndKind, bits: u8, dst: &Bounds) -> Bounds {
     let mut result = match kind {
         EndKind::ToLe => *dst,
+        _ if mutant::active(Mutant::UnmovedBytes) => *dst,
         EndKind::ToBe | EndKind::Bswap => Bounds { var_off: dst.var_off.bswap(bits), ..Bounds::UNKNOWN },
     };
+    result.sync();
     result.truncate(bits / 8);
-    result.synced()
+    result
 }
 
 /// The two cases to analyse apart before `dst &= src` or `dst |= src` with a known `src`: `dst` 0, and `dst` all ones.
@@ -90,6 +93,7 @@ pub fn fork(op: AluOp, dst: &Bounds, src: &Bounds) -> Option<(Bounds, Bounds)> {
 #[must_use]
 pub fn imm(op: AluOp, width: Width, imm: i32) -> Bounds {
     match (op, width) {
+        _ if mutant::active(Mutant::UnsignedImmediate) => Bounds::constant(u64::from(imm as u32)),
         (AluOp::Mov, Width::W32) => Bounds::constant(u64::from(imm as u32)),
         _ => Bounds::constant(i64::from(imm) as u64),
     }
@@ -121,7 +125,7 @@ pub fn sub(dst: &Bounds, src: &Bounds) -> Bounds {
 
 /// An interval whose ends both wrapped, or neither, is still in order.
 fn wrap_both_or_none<T: super::bounds::Integer>(min: (T, bool), max: (T, bool)) -> Interval<T> {
-    if min.1 == max.1 { Interval::new(min.0, max.0) } else { Interval::FULL }
+    if min.1 == max.1 || mutant::active(Mutant::WrappingSum) { Interval::new(min.0, max.0) } else { Interval::FULL }
 }
 
 fn unless_overflow<T: super::bounds::Integer>(min: Option<T>, max: Option<T>) -> Interval<T> {
