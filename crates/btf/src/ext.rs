@@ -116,6 +116,15 @@ impl CoreReloKind {
         KINDS.get(number as usize).copied().unwrap_or(Self::Unknown(number))
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Unknown(number) => number,
+            known => (0..13).find(|&number| Self::from_number(number) == known).unwrap_or(0),
+        }
+    }
+
     /// The kernel's short name, as it prints relocations.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -183,6 +192,35 @@ impl BtfExt {
         Ok(Self { funcs, lines, core_relos })
     }
 
+    /// The section's bytes; `string` gives the offset of a text in the strings of the types that it belongs to.
+    ///
+    /// # Errors
+    /// `string` fails, or a number does not fit its field.
+    pub fn to_bytes(&self, string: &mut dyn FnMut(&str) -> Result<StrOff>) -> Result<Vec<u8>> {
+        let funcs = write_sections(&self.funcs, 8, string, |r| [r.insn_off, r.type_id.0, 0, 0])?;
+        let lines = write_sections(&self.lines, 16, string, |r| {
+            [r.insn_off, r.file.0, r.line.0, r.line_num << 10 | r.column & 0x3ff]
+        })?;
+        let core =
+            write_sections(&self.core_relos, 16, string, |r| [r.insn_off, r.type_id.0, r.access.0, r.kind.number()])?;
+        let mut out = Vec::new();
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+        out.extend_from_slice(&[1, 0]);
+        out.extend_from_slice(&32u32.to_le_bytes());
+        let mut at = 0usize;
+        for part in [&funcs, &lines, &core] {
+            for number in [at, part.len()] {
+                let number = u32::try_from(number).map_err(|_| Error::Internal("BTF.ext is too long"))?;
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            at = at.saturating_add(part.len());
+        }
+        for part in [funcs, lines, core] {
+            out.extend_from_slice(&part);
+        }
+        Ok(out)
+    }
+
     /// The functions of one section, in the order of the file.
     pub fn funcs_of<'a>(&'a self, section: &'a str) -> impl Iterator<Item = &'a FuncInfo> {
         of_section(&self.funcs, section)
@@ -197,6 +235,31 @@ impl BtfExt {
     pub fn core_relos_of<'a>(&'a self, section: &'a str) -> impl Iterator<Item = &'a CoreRelo> {
         of_section(&self.core_relos, section)
     }
+}
+
+/// One of the three parts; empty if there are no records.
+fn write_sections<T>(
+    infos: &[SecInfo<T>],
+    size: u32,
+    string: &mut dyn FnMut(&str) -> Result<StrOff>,
+    words: impl Fn(&T) -> [u32; 4],
+) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    if infos.is_empty() {
+        return Ok(out);
+    }
+    out.extend_from_slice(&size.to_le_bytes());
+    for info in infos {
+        let count = u32::try_from(info.records.len()).map_err(|_| Error::Internal("too many records"))?;
+        out.extend_from_slice(&string(&info.section)?.0.to_le_bytes());
+        out.extend_from_slice(&count.to_le_bytes());
+        for record in &info.records {
+            for word in words(record).iter().take(size as usize / 4) {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+        }
+    }
+    Ok(out)
 }
 
 fn of_section<'a, T>(infos: &'a [SecInfo<T>], section: &'a str) -> impl Iterator<Item = &'a T> {

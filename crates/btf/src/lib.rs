@@ -21,13 +21,14 @@ mod ext;
 mod core;
 
 mod build;
+mod merge;
 mod write;
 
 pub mod dump;
 
 pub use build::Builder;
 pub use check::Rules;
-pub use core::{CoreTarget, Patch, Resolution};
+pub use core::{CoreTarget, Patch, Resolution, essential_name};
 pub use error::{Error, Result};
 pub use ext::{BtfExt, CoreRelo, CoreReloKind, FuncInfo, LineInfo, SecInfo};
 pub use graph::{Btf, FoundMember};

@@ -5,7 +5,7 @@
 //! reached. Kernel counterpart: `bpf_core_patch_insn`, `bpf_core_poison_insn`, tools/lib/bpf/relo_core.c, 6.18.
 
 use skep_abi::RawInsn;
-use skep_btf::{Btf, CoreTarget, Patch, Resolution};
+use skep_btf::{Btf, CoreRelo, CoreTarget, Patch, Resolution};
 
 use crate::error::escaped;
 use crate::spec::{ObjectSpec, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, ProgramSpec};
@@ -56,8 +56,24 @@ impl ObjectSpec {
 impl ProgramSpec {
     /// Applies and forgets the CO-RE relocations of this program, whose object has the types `local`.
     pub fn apply_core(&mut self, local: &Btf, target: &CoreTarget<'_>) -> Vec<Poisoned> {
+        self.apply_core_where(local, target, |_| true)
+    }
+
+    /// Applies and forgets those CO-RE relocations that start from a type of a name that `wanted` takes; the name is without
+    /// its flavour.
+    pub fn apply_core_where(
+        &mut self,
+        local: &Btf,
+        target: &CoreTarget<'_>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Vec<Poisoned> {
         let mut out = Vec::new();
-        for relo in std::mem::take(&mut self.core_relos) {
+        let (now, later) = std::mem::take(&mut self.core_relos)
+            .into_iter()
+            .partition(|relo: &CoreRelo| wanted(skep_btf::essential_name(local.name(relo.type_id))));
+        self.core_relos = later;
+        let now: Vec<CoreRelo> = now;
+        for relo in now {
             let slot = relo.insn_off as usize;
             let reason = match target.resolve(local, &relo) {
                 Resolution::Value(value) => match patch(&mut self.insns, slot, &value) {

@@ -19,6 +19,9 @@ pub(crate) struct Section<'a> {
     pub(crate) name: &'a str,
     pub(crate) kind: elf::SectionType,
     pub(crate) is_exec: bool,
+    pub(crate) flags: u64,
+    pub(crate) align: u64,
+    pub(crate) entsize: u64,
     pub(crate) size: u64,
     /// Its bytes; empty for `SHT_NOBITS`.
     pub(crate) data: &'a [u8],
@@ -38,6 +41,10 @@ pub(crate) struct Symbol<'a> {
     pub(crate) is_hidden: bool,
     pub(crate) is_func: bool,
     pub(crate) is_object: bool,
+    /// `STT_*`.
+    pub(crate) kind: u8,
+    /// `STV_*`.
+    pub(crate) visibility: u8,
     pub(crate) value: u64,
     pub(crate) size: u64,
 }
@@ -189,6 +196,9 @@ fn parse_sections<'a>(bytes: &'a [u8], header: &FileHeader64<Le>) -> Result<Vec<
             name,
             kind: raw.sh_type.get(Le),
             is_exec: raw.sh_flags.get(Le).0 & elf::SHF_EXECINSTR.0 != 0,
+            flags: raw.sh_flags.get(Le).0,
+            align: raw.sh_addralign.get(Le),
+            entsize: raw.sh_entsize.get(Le),
             size: raw.sh_size.get(Le),
             data: section_bytes(bytes, raw, at(index))?,
             link: raw.sh_link.get(Le),
@@ -277,6 +287,8 @@ fn parse_symbols<'a>(sections: &[Section<'a>]) -> Result<Vec<Symbol<'a>>> {
             is_hidden: matches!(sym.st_visibility(), elf::STV_HIDDEN | elf::STV_INTERNAL),
             is_func: sym.st_type() == elf::STT_FUNC,
             is_object: sym.st_type() == elf::STT_OBJECT,
+            kind: sym.st_type().0,
+            visibility: sym.st_visibility().0,
             value: sym.st_value.get(Le),
             size: sym.st_size.get(Le),
         });

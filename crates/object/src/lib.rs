@@ -21,6 +21,8 @@ mod types;
 mod link;
 mod relocate;
 
+mod static_link;
+
 mod core;
 mod edit;
 mod error;
@@ -35,3 +37,4 @@ pub use spec::{
     ExternKind, ExternSpec, InitialSlot, KsymRef, MapKind, MapSpec, ObjectSpec, ProgramSpec, SlotTarget, SubprogSpec,
     VariableSpec,
 };
+pub use static_link::{LinkError, LinkInput, link_objects};

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use skep_abi::MapType;
-use skep_btf::{Btf, Kind, Member, TypeData, TypeId};
+use skep_btf::{Btf, Kind, Linkage, Member, TypeData, TypeId};
 
 use crate::elf::Elf;
 use crate::error::{Error, Result, escaped};
@@ -39,10 +39,14 @@ pub(crate) fn parse(elf: &Elf<'_>, btf: Option<&Btf>) -> Result<Vec<Defined>> {
     let mut out: Vec<Defined> = Vec::new();
     let mut names = HashSet::new();
     for (name, var) in btf.data_sec_vars(sec) {
-        let TypeData::Var { ty, .. } = btf.ty(var.ty).map_err(in_btf)?.data else {
+        let TypeData::Var { ty, linkage } = btf.ty(var.ty).map_err(in_btf)?.data else {
             let why = format!("{} is no variable", escaped(name));
             return Err(Error::Section { section: MAPS.into(), offset: u64::from(var.offset), why });
         };
+        if linkage == Linkage::Extern {
+            let why = "it is only declared here; link the object that defines it (skep gen object)";
+            return Err(map_error(name, why));
+        }
         let end = u64::from(var.offset).saturating_add(u64::from(var.size));
         if end > section.size || out.last().is_some_and(|last| last.offset.saturating_add(last.size) > var.offset) {
             return Err(map_error(name, format!("its definition at {:#x} overlaps or leaves the section", var.offset)));
@@ -55,6 +59,13 @@ pub(crate) fn parse(elf: &Elf<'_>, btf: Option<&Btf>) -> Result<Vec<Defined>> {
         out.push(Defined { spec: parser.spec, offset: var.offset, size: var.size, values: parser.values });
     }
     Ok(out)
+}
+
+/// Parses one definition, of the map's variable type.
+pub(crate) fn parse_definition(btf: &Btf, name: &str, ty: TypeId) -> Result<MapSpec> {
+    let mut parser = Parser::new(btf, name, false);
+    parser.parse(ty)?;
+    Ok(parser.spec)
 }
 
 fn in_btf(source: skep_btf::Error) -> Error {

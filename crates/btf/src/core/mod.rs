@@ -131,7 +131,7 @@ fn is_candidate_kind(kind: Kind) -> bool {
 
 /// The name without a flavour: `task_struct___old` stands for `task_struct`.
 #[must_use]
-pub(crate) fn essential_name(name: &str) -> &str {
+pub fn essential_name(name: &str) -> &str {
     let bytes = name.as_bytes();
     let separator = |at: &usize| matches!(bytes.get(at.saturating_sub(1)..at.saturating_add(4)), Some([before, b'_', b'_', b'_', after]) if *before != b'_' && *after != b'_');
     (1..bytes.len()).rev().find(separator).and_then(|at| name.get(..at)).unwrap_or(name)

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 clang=${CLANG:-clang-19}
 flags=(-O2 -target bpf -I"/usr/include/$(uname -m)-linux-gnu" -ffile-prefix-map="$PWD"=.)
-for source in sections maps data externs externs_strong core core_target types names; do
+for source in sections maps data externs externs_strong core core_target types names collide; do
 	"$clang" "${flags[@]}" -g -c "$source.bpf.c" -o "$source.bpf.o"
 done
 for cpu in v1 v2 v3 v4; do
