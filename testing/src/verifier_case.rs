@@ -8,6 +8,10 @@
 //! attach: cgroup_inet_egress        (optional)
 //! flags: strict_alignment           (optional, BPF_F_* in lower case)
 //! license: none                     (optional)
+//! target: bpf_iter_bpf_map_elem     (optional: the kernel function that it is about; that of `bpf_iter_bpf_map` is alike
+//!                                    in its first two fields)
+//! profile: 6.18                     (optional: `6.18` or `7.3`; else what skep verifies by)
+//! skip kernel: REASON               (optional: the running kernel is not asked)
 //! map m: hash 4 8 16 flags=0x80 contents=01020304
 //! ---
 //! r0 = 0
@@ -18,13 +22,16 @@
 //! ```
 //!
 //! The last part is `accept` or `reject ERRNO` and the last line of the log, followed by any number of `| ` lines that the log
-//! of level 2 has, in this order. Invariant: what a vector expects is what the running kernel says, where there is one.
+//! of level 2 has, and of `= ` lines that the rewritten program has, each in this order; expectations of a vector that skips the
+//! kernel are blessed from ours. Invariant: what another vector expects is what the running kernel says, where there is one.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use skep_abi::{AttachType, Errno, MapType, ProgType, RawInsn, asm};
-use skep_verifier::{Explanation, Log, MapShape, Options, ProgFlags, ProgramSpec};
+use skep_verifier::{
+    DumpOptions, Explanation, Log, MapShape, Options, Profile, ProgFlags, ProgramSpec, RewriteOptions,
+};
 
 use crate::kernel::{Map, MapCreate, ProgLoad};
 
@@ -68,6 +75,14 @@ pub struct Case {
     pub expected: Option<Outcome>,
     /// Lines that the log has.
     pub log_lines: Vec<String>,
+    /// Lines that the rewritten program has.
+    pub xlated_lines: Vec<String>,
+    /// The kernel function that it is about.
+    pub target: Option<String>,
+    /// Whose rules ours verifies by.
+    pub profile: Profile,
+    /// Why the running kernel is not asked.
+    pub skip_kernel: Option<String>,
 }
 
 /// A verdict.
@@ -110,6 +125,10 @@ pub fn parse(source: &str) -> Result<Case, String> {
         insns: Vec::new(),
         expected: None,
         log_lines: Vec::new(),
+        xlated_lines: Vec::new(),
+        target: None,
+        profile: Profile::default(),
+        skip_kernel: None,
     };
     for line in head.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty()) {
         let (key, value) = line.split_once(':').ok_or_else(|| format!("no ':' in '{line}'"))?;
@@ -118,6 +137,15 @@ pub fn parse(source: &str) -> Result<Case, String> {
             "type" => case.prog_type = ProgType::from_name(value).ok_or_else(|| format!("program type '{value}'"))?,
             "attach" => {
                 case.attach_type = AttachType::from_name(value).ok_or_else(|| format!("attach type '{value}'"))?;
+            }
+            "target" => case.target = Some(value.to_owned()),
+            "skip kernel" => case.skip_kernel = Some(value.to_owned()),
+            "profile" => {
+                case.profile = match value {
+                    "6.18" => Profile::linux_6_18(),
+                    "7.3" => Profile::linux_7_3(),
+                    _ => return Err(format!("profile '{value}'")),
+                }
             }
             "license" => case.license = if value == "none" { String::new() } else { value.to_owned() },
             "flags" => {
@@ -151,7 +179,8 @@ pub fn parse(source: &str) -> Result<Case, String> {
             case.expected = Some(Outcome::Reject(errno, lines.next().unwrap_or_default().to_owned()));
         }
     }
-    case.log_lines = lines.filter_map(|l| l.strip_prefix("| ").map(str::to_owned)).collect();
+    let with = |mark| tail.lines().filter_map(move |l| l.strip_prefix(mark).map(str::to_owned)).collect();
+    (case.log_lines, case.xlated_lines) = (with("| "), with("= "));
     Ok(case)
 }
 
@@ -218,6 +247,18 @@ impl Case {
         verdict.err().map(|refusal| refusal.explanation)
     }
 
+    /// The program after the rewriting, as `skep prog dump xlated` prints it; empty if it is refused.
+    #[must_use]
+    pub fn xlated(&self) -> String {
+        self.with_spec(0, |spec, options| {
+            let Ok(verified) = skep_verifier::verify(spec, options, &mut Log::new()) else { return String::new() };
+            let rewritten = skep_verifier::rewrite(spec, &verified, &RewriteOptions::default());
+            let name = |map: u32| Some(spec.maps.get(map as usize)?.name.to_string());
+            let dump = |x: skep_verifier::Xlated| skep_verifier::dump_xlated(&x, &name, &DumpOptions::default());
+            rewritten.map_or_else(|e| e.to_string(), dump)
+        })
+    }
+
     fn with_spec<R>(&self, log_level: u32, f: impl FnOnce(&ProgramSpec<'_>, &Options) -> R) -> R {
         let maps: Vec<MapShape<'_>> = self.maps.iter().map(|m| self.shape(m)).collect();
         let spec = ProgramSpec {
@@ -233,10 +274,13 @@ impl Case {
             line_info: &[],
             gpl_compatible: !self.license.is_empty(),
             target: None,
-            ctx: None,
+            ctx: match self.target.as_deref() {
+                Some("bpf_iter_bpf_map_elem" | "bpf_iter_bpf_map") => Some(&skep_abi::ctx::BPF_MAP_ELEM),
+                _ => None,
+            },
             helpers: None,
         };
-        let mut options = Options { log_level, ..Options::default() };
+        let mut options = Options { log_level, profile: self.profile.clone(), ..Options::default() };
         options.profile.nr_cpus = u32::try_from(crate::kernel::possible_cpus()).unwrap_or(1);
         f(&spec, &options)
     }
@@ -282,7 +326,9 @@ impl Case {
             }
             at += 2;
         }
+        let target = self.target.as_deref().and_then(crate::kernel_btf::kernel_function);
         let load = ProgLoad {
+            attach_btf_id: target.map_or(0, |id| id.0),
             attach_type: self.attach_type,
             license: &self.license,
             log_level,
@@ -301,6 +347,9 @@ impl Case {
         let mut out = format!("{}\n---\n{}\n---\n{outcome}\n", self.head, self.text);
         for line in &self.log_lines {
             let _ = writeln!(out, "| {line}");
+        }
+        for line in &self.xlated_lines {
+            let _ = writeln!(out, "= {line}");
         }
         out
     }

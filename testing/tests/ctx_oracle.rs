@@ -28,6 +28,8 @@ fn kernel_type(access: CtxAccess<'_>) -> String {
         CtxFieldKind::SockCommonOrNull => "sock_common_or_null".to_owned(),
         CtxFieldKind::FlowKeys => "flow_keys".to_owned(),
         CtxFieldKind::TpBuffer => "tp_buffer".to_owned(),
+        CtxFieldKind::RdonlyBufOrNull => "rdonly_buf_or_null".to_owned(),
+        CtxFieldKind::BufOrNull => "buf_or_null".to_owned(),
         CtxFieldKind::Btf(name) => format!("trusted_ptr_{name}"),
     }
 }

@@ -14,15 +14,15 @@ pub mod extension;
 mod frame;
 pub mod helper;
 pub mod interp;
+pub mod iter;
 pub mod kfunc;
 pub mod map;
 pub mod program;
-mod running;
 pub mod test_run;
 
 pub use engine::{EngineError, EngineState, LayoutBase, StatsGuard, TraceLine, TraceSink};
 pub use extension::{ExtendError, Extension};
 pub use frame::EXCEPTION_WORDS;
+pub use iter::IterError;
 pub use program::{Code, ProgStats, Program, ProgramError, ProgramParts, ReplaceError, Retired, RunError, StatsOff};
-pub use running::RunningProgram;
 pub use test_run::{TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult};

@@ -27,7 +27,6 @@ use crate::frame::{Entered, RunFrame};
 use crate::interp::{Fault, Interp, InterpError, InterpProgram, Resolve, Stack, Witness};
 use crate::map::MapRef;
 use crate::map::prog_array::{Owner, ProgArray, TailCallee};
-use crate::running::RunningProgram;
 use place::Place;
 pub use place::{ReplaceError, Retired};
 
@@ -274,14 +273,7 @@ impl Program {
             maps: parts.maps,
             attached: parts.attached,
         };
-        let version = Arc::new(version);
-        let code = version.code.as_ref().map_or(0..0, |code| {
-            let start = code.installed.addr(0).0;
-            start..start + code.installed.len() as u64
-        });
-        let program = RunningProgram { id: version.parts.id, name: version.parts.name.clone() };
-        engine.versions.add(Arc::as_ptr(&version).addr(), program, code);
-        Ok(Self(Place::new(version)))
+        Ok(Self(Place::new(Arc::new(version))))
     }
 
     /// A handle of the version that runs now, and of no other.
@@ -461,12 +453,6 @@ impl Program {
     }
 }
 
-impl Drop for ProgInner {
-    fn drop(&mut self) {
-        self.engine.versions.remove(std::ptr::from_ref(self).addr());
-    }
-}
-
 impl ProgInner {
     pub(crate) fn prog_type(&self) -> ProgType {
         self.parts.prog_type
@@ -638,7 +624,7 @@ impl TailCallee for ProgInner {
                 id.hash(&mut hasher);
                 hasher.finish()
             }
-            CtxType::Xdp | CtxType::Skb | CtxType::RawTp | CtxType::Syscall | CtxType::Function => 0,
+            CtxType::Xdp | CtxType::Skb | CtxType::RawTp | CtxType::Syscall | CtxType::MapElem | CtxType::Function => 0,
         };
         Owner {
             prog_type: self.parts.callee_type,

@@ -189,7 +189,7 @@ impl Program {
             CtxType::Skb => self.raw_skb(attr),
             CtxType::RawTp => self.raw_tp(attr),
             CtxType::Syscall if self.prog_type() == ProgType::Syscall => self.raw_syscall(attr),
-            CtxType::Syscall | CtxType::User(_) | CtxType::Function => Err(Errno::ENOTSUPP.into()),
+            CtxType::Syscall | CtxType::MapElem | CtxType::User(_) | CtxType::Function => Err(Errno::ENOTSUPP.into()),
         }
     }
 

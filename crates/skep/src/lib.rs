@@ -32,7 +32,6 @@ mod loaded;
 mod prog_array;
 mod program;
 mod slot;
-mod stall;
 mod typed;
 mod verify;
 mod version;
@@ -40,6 +39,7 @@ mod version;
 mod clock;
 mod code;
 mod error;
+mod kernel_types;
 mod maps;
 mod pokes;
 
@@ -55,18 +55,17 @@ pub use prog_array::ProgArray;
 pub use program::Program;
 /// Descriptions of context structs.
 pub use skep_abi::ctx::{CtxField, CtxFieldKind, CtxLayout};
-pub use skep_runtime::ctx::{Context, Redirect};
+pub use skep_runtime::ctx::{Context, CtxType, Redirect};
 pub use skep_runtime::ctx::{RawTp, SkBuff, Skb, Syscall, UserContext, UserLayout, Xdp, XdpAction, XdpBuff};
 pub use skep_runtime::helper::{Arg, Args, UserHelper};
 pub use skep_runtime::map::Map as RawMap;
 pub use skep_runtime::test_run::{
     Output, SkbOutput, TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult, User, XdpOutput,
 };
-pub use skep_runtime::{ProgStats, RunError, RunningProgram, StatsGuard, TraceLine, TraceSink};
+pub use skep_runtime::{IterError, ProgStats, RunError, StatsGuard, TraceLine, TraceSink};
 pub use skep_sync::CpuGuard;
 pub use skep_verifier::{Category, Cause, Explanation, Place, Role, Source};
 pub use slot::Slot;
-pub use stall::Stall;
 pub use typed::{MapTypeError, TypedMap};
 pub use verify::{Shapes, SpecError, VerifyReport};
 pub use version::{Retired, SlotError, Version};

@@ -23,7 +23,7 @@ use crate::maps;
 use crate::object::Object;
 use crate::pokes::PokeWatcher;
 use crate::program::Source;
-use crate::verify::explained;
+use crate::verify::{explained, is_map_iterator};
 
 /// Choices for one load.
 #[derive(Clone, Debug, Default)]
@@ -123,7 +123,8 @@ fn build(
         Ok::<_, LoadError>((view.prog_type, view.attach_type, xdp_has_frags, verified.stats().processed, xlated))
     })?;
     let (callee_type, attach_type, xdp_has_frags, verified_insns, xlated) = built?;
-    let callee_context = context.map(|context| context.ctx_type).or_else(|| CtxType::of(callee_type));
+    let iterates = spec.sec.as_ref().is_some_and(is_map_iterator).then_some(CtxType::MapElem);
+    let callee_context = context.map(|context| context.ctx_type).or(iterates).or_else(|| CtxType::of(callee_type));
     let callee_context =
         callee_context.ok_or_else(|| LoadError::NotRunnable { program: spec.name.clone(), prog_type: callee_type })?;
     let (prog_type, ctx_type) =

@@ -72,7 +72,14 @@ impl Loaded {
         &self.0.engine
     }
 
-    /// The object that it was made from.
+    /// The object that it was made from, as it was loaded: its initial values can be read and no longer set.
+    ///
+    /// ```compile_fail,E0596
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/percpu_counters.bpf.o");
+    /// let loaded = skep::Engine::new()?.load(skep::Object::open(path)?)?;
+    /// loaded.object().set_initial_value(".percpu", &[0; 48])?; // borrowed as shared
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn object(&self) -> &Object {
         &self.0.object

@@ -4,6 +4,7 @@
 //! that it can be cloned, changed and loaded any number of times. Counterpart: `struct bpf_object` between
 //! `bpf_object__open` and `bpf_object__load`, libbpf 1.x.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -213,6 +214,13 @@ impl Object {
     pub fn set_variable(&mut self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
         let result = self.spec.set_variable(name, bytes);
         self.checked(result)
+    }
+
+    /// The initial value of a data section's map, of its whole size; `None` for other maps. Of `.percpu` sections, every
+    /// vCPU begins with it.
+    #[must_use]
+    pub fn initial_value(&self, map: &str) -> Option<Cow<'_, [u8]>> {
+        self.spec.map(map)?.initial_value()
     }
 
     /// Sets the whole initial value of a data section's map.

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use skep_abi::ctx::CtxLayout;
+use skep_abi::ctx::{BPF_MAP_ELEM, CtxLayout};
 use skep_abi::{AttachType, MapType, ProgType};
 use skep_verifier::{
     Category, Explanation, ExtTarget, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Refusal,
@@ -16,6 +16,7 @@ use skep_verifier::{
 use skep_btf::{CoreTarget, TypeId};
 use skep_object::Poisoned;
 
+use crate::kernel_types;
 use crate::object::Object;
 
 /// `BPF_F_RDONLY_PROG`.
@@ -75,6 +76,11 @@ impl VerifyReport {
             Err(rejection) => rejection.stats,
         }
     }
+}
+
+/// Whether the section asks for an iterator over the elements of a map, the one kind of iterator that there is here.
+pub(crate) fn is_map_iterator(sec: &skep_object::Sec) -> bool {
+    sec.attach_type == AttachType::TraceIter && sec.target.as_deref() == Some("bpf_map_elem")
 }
 
 /// A refusal at an instruction that CO-RE poisoned, with the reason for that instead of the helper's number.
@@ -209,7 +215,11 @@ impl Object {
                 let target = self.target_btf();
                 let target = target.map_or_else(|| CoreTarget::identity(btf), CoreTarget::new);
                 // What has no answer is poisoned: an error only where the program reaches it.
-                poisoned = copy.apply_core(btf, &target);
+                if let Some(own) = kernel_types::kernel_types() {
+                    let own = CoreTarget::new(own);
+                    poisoned = copy.apply_core_where(btf, &own, kernel_types::is_kernel_type);
+                }
+                poisoned.extend(copy.apply_core(btf, &target));
                 copy.resolve_ksyms(skep_verifier::has_kfunc);
                 poisoned.extend(self.spec().poison_maps(&mut copy));
                 relocated = copy;
@@ -237,6 +247,8 @@ impl Object {
                 return Err(SpecError::UnknownSection { program, section });
             }
         };
+        let iterates = program.sec.as_ref().is_some_and(is_map_iterator);
+        let context = context.or(if iterates { Some(&BPF_MAP_ELEM) } else { None });
         let kfuncs: Vec<KfuncRef<'_>> =
             program.kfuncs.iter().map(|k| KfuncRef { name: Cow::Borrowed(k.name.as_str()) }).collect();
         let spec = ProgramSpec {

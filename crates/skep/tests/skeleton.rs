@@ -91,5 +91,10 @@ fn per_cpu_variables_are_of_each_vcpu() {
             }
         });
         assert_eq!(skeleton.percpu_sum(|p| p.hits).unwrap(), 20_205);
+        // What it was loaded with: shared, and no longer to be changed.
+        let initial: &data_bpf::Percpu = skeleton.percpu_initial();
+        assert_eq!((initial.hits, initial.per_cpu_config.limit, initial.seen.get()), (100, 1, false));
+        let same: *const data_bpf::Percpu = skeleton.clone().percpu_initial();
+        assert!(std::ptr::eq(initial, same), "handles share the image");
     }
 }

@@ -22,7 +22,7 @@ use crate::spec::{FieldKind, MapShape, Options, ProgramSpec, RecordField};
 use crate::state::frame::State;
 use crate::state::reg::{Extra, Reg};
 use crate::states::States;
-use crate::verified::{InsnFacts, InsnIdx, Need, RejectionKind, Stats};
+use crate::verified::{Buffers, InsnFacts, InsnIdx, Need, RejectionKind, Stats};
 
 /// A refusal on its way up.
 #[derive(Debug)]
@@ -147,6 +147,7 @@ pub(crate) struct Env<'a> {
     /// What the program needs that only the kernel has.
     pub(crate) needs: Vec<Need>,
     pub(crate) recorder: Recorder,
+    pub(crate) buffers: Buffers,
 }
 
 /// What the log printed last, to align and not to repeat.

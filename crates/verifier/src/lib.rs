@@ -48,7 +48,7 @@ pub use spec::{
     ProgramSpec, RecordField,
 };
 pub use verified::{
-    AssumeVerified, Const, InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Rejection, RejectionKind, SockKind, Stats,
-    Subprog, Verified, Xlated,
+    AssumeVerified, Buffers, Const, InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Rejection, RejectionKind,
+    SockKind, Stats, Subprog, Verified, Xlated,
 };
 pub use verify::{Refusal, verify, verify_explained};

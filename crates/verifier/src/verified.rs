@@ -236,6 +236,17 @@ pub struct Need {
     pub what: String,
 }
 
+/// How far a program reaches into memory whose size is known when it is attached: an iterator's key and value.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Buffers {
+    /// Bytes of what it may only read (`max_rdonly_access`).
+    pub rdonly: u32,
+    /// Bytes of what it may write (`max_rdwr_access`).
+    pub rdwr: u32,
+    /// Whether it writes any.
+    pub is_written: bool,
+}
+
 /// A verified program and what was learnt of it.
 #[derive(Clone, Debug)]
 pub struct Verified {
@@ -245,6 +256,7 @@ pub struct Verified {
     stats: Stats,
     unprivileged: bool,
     needs: Vec<Need>,
+    buffers: Buffers,
 }
 
 /// Shows that a caller has taken on the duty of [`Verified::assume`].
@@ -271,7 +283,11 @@ impl Verified {
         unprivileged: bool,
         needs: Vec<Need>,
     ) -> Self {
-        Self { insns, facts, subprogs, stats, unprivileged, needs }
+        Self { insns, facts, subprogs, stats, unprivileged, needs, buffers: Buffers::default() }
+    }
+
+    pub(crate) fn with_buffers(self, buffers: Buffers) -> Self {
+        Self { buffers, ..self }
     }
 
     /// Takes a program as verified without looking at it; see [`AssumeVerified`].
@@ -303,7 +319,8 @@ impl Verified {
                 ..Subprog::default()
             })
             .collect();
-        Self { insns, facts, subprogs, stats: Stats::default(), unprivileged: false, needs: Vec::new() }
+        let (stats, needs, buffers) = (Stats::default(), Vec::new(), Buffers::default());
+        Self { insns, facts, subprogs, stats, unprivileged: false, needs, buffers }
     }
 
     /// The program, as it was given.
@@ -328,6 +345,12 @@ impl Verified {
     #[must_use]
     pub fn all_facts(&self) -> &[InsnFacts] {
         &self.facts
+    }
+
+    /// How far it reaches into an iterator's key and value.
+    #[must_use]
+    pub fn buffers(&self) -> Buffers {
+        self.buffers
     }
 
     /// Work done.
@@ -376,4 +399,6 @@ pub struct Xlated {
     pub pokes: Vec<Poke>,
     /// The original slot of each slot.
     pub source: Vec<u32>,
+    /// How far it reaches into an iterator's key and value.
+    pub buffers: Buffers,
 }

@@ -20,7 +20,7 @@ use crate::spec::{Options, ProgFlags, ProgramSpec};
 use crate::state::frame::{Frame, State};
 use crate::state::reg::{Base, Extra, Reg, RegType};
 use crate::states::States;
-use crate::verified::{InsnFacts, InsnIdx, Rejection, RejectionKind, Stats, Subprog, Verified};
+use crate::verified::{Buffers, InsnFacts, InsnIdx, Rejection, RejectionKind, Stats, Subprog, Verified};
 
 /// Slots that a program may have (`BPF_COMPLEXITY_LIMIT_INSNS`, `BPF_MAXINSNS` for unprivileged users).
 const MAX_INSNS: usize = 1_000_000;
@@ -146,6 +146,7 @@ impl<'a> Env<'a> {
             locked_types: Vec::new(),
             needs: Vec::new(),
             recorder: Recorder::default(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -353,7 +354,9 @@ impl<'a> Env<'a> {
                 might_sleep: s.might_sleep,
             })
             .collect();
-        Verified::new(self.spec.insns.to_vec(), self.facts, subprogs, self.stats, self.options.unprivileged, self.needs)
+        let insns = self.spec.insns.to_vec();
+        Verified::new(insns, self.facts, subprogs, self.stats, self.options.unprivileged, self.needs)
+            .with_buffers(self.buffers)
     }
 
     /// The text of an instruction with its opcode byte, as the log has it.

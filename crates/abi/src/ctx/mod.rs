@@ -5,6 +5,7 @@
 //! its answers are Linux 6.18's, which `testing` compares access by access. Kernel counterpart: the `is_valid_access`
 //! callbacks, net/core/filter.c and kernel/trace/bpf_trace.c.
 
+mod iter;
 mod skb;
 mod sock;
 mod trace;
@@ -12,6 +13,7 @@ mod xdp;
 
 use std::borrow::Cow;
 
+pub use self::iter::{BPF_MAP_ELEM, KERNEL_STRUCTS, KernelField, KernelFieldKind, KernelStruct, kernel_struct};
 use crate::types::{AttachType, ProgType};
 
 /// The context of a program type, or of an embedder's own extension point.
@@ -102,6 +104,10 @@ pub enum CtxFieldKind {
     TpBuffer,
     /// A trusted kernel object of this type.
     Btf(&'static str),
+    /// Memory whose size is only known when the program is attached, which it may not write, or null.
+    RdonlyBufOrNull,
+    /// Memory whose size is only known when the program is attached, or null.
+    BufOrNull,
 }
 
 impl CtxField {

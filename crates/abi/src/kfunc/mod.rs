@@ -270,6 +270,8 @@ pub const KERNEL_TYPES: &[&str] = &[
     "sk_buff_head",
     "prog_test_ref_kfunc",
     "prog_test_member",
+    "bpf_iter_meta",
+    "bpf_map",
 ];
 
 /// Number of a kernel type in [`KERNEL_TYPES`].

@@ -46,5 +46,6 @@ pub(crate) fn from_raw(raw: Vec<RawInsn>, starts: &[usize], stack_depth: u32) ->
         subprogs,
         used_maps: Vec::new(),
         pokes: Vec::new(),
+        buffers: skep_verifier::Buffers::default(),
     }
 }

@@ -5,6 +5,7 @@
 //! pointers delimit initialised bytes of the packet's buffer. Kernel counterpart: `xdp_convert_ctx_access`,
 //! `bpf_convert_ctx_access`, net/core/filter.c, 6.18.
 
+pub(crate) mod map_elem;
 mod plain;
 mod skb;
 mod user;
@@ -32,6 +33,8 @@ pub enum CtxType {
     RawTp,
     /// Bytes that the caller of `test_run` gives.
     Syscall,
+    /// `struct bpf_iter__bpf_map_elem`.
+    MapElem,
     /// A struct of the embedder, by its Rust type.
     User(TypeId),
     /// None: the program is an extension, which is entered as a function of another.
@@ -89,6 +92,8 @@ enum Packet {
     Skb(NonNull<SkBuff>),
     /// First byte and end, of an embedder's context.
     Bytes(u64, u64),
+    /// The output of an iterator, and first byte and end of the value.
+    MapElem(NonNull<map_elem::Seq>, (u64, u64)),
 }
 
 /// The packet of a run, as helpers use it.
@@ -103,13 +108,11 @@ pub enum PacketRef<'a> {
 
 impl CtxParts {
     /// An object without a packet: `len` bytes at `object`, the first `writable` of which a program may store to.
-    #[inline]
     #[must_use]
     pub fn plain(object: NonNull<u8>, len: u32, writable: u32) -> Self {
         Self { object, readable: len, writable, packet: Packet::None }
     }
 
-    #[inline]
     fn with_packet(self, packet: Packet) -> Self {
         Self { packet, ..self }
     }
@@ -137,18 +140,28 @@ impl CtxParts {
             Packet::Xdp(xdp) => Some(unsafe { xdp.as_ref() }.bounds()),
             // SAFETY: as above.
             Packet::Skb(skb) => Some(unsafe { skb.as_ref() }.bounds()),
-            Packet::Bytes(start, end) => Some((start, end)),
+            Packet::Bytes(start, end) | Packet::MapElem(_, (start, end)) => Some((start, end)),
         }
     }
 
     /// The packet, for the length of one helper call.
     pub(crate) fn packet(&self) -> PacketRef<'_> {
         match self.packet {
-            Packet::None | Packet::Bytes(..) => PacketRef::None,
+            Packet::None | Packet::Bytes(..) | Packet::MapElem(..) => PacketRef::None,
             // SAFETY: the run has exclusive use of its packet, and helpers do not overlap: the one that asks is the only user.
             Packet::Xdp(mut xdp) => PacketRef::Xdp(unsafe { xdp.as_mut() }),
             // SAFETY: as above.
             Packet::Skb(mut skb) => PacketRef::Skb(unsafe { skb.as_mut() }),
+        }
+    }
+
+    /// The output of an iterator, for the length of one helper call.
+    #[expect(clippy::mut_from_ref, reason = "as for `packet`")]
+    pub(crate) fn seq(&self) -> Option<&mut map_elem::Seq> {
+        match self.packet {
+            // SAFETY: the run has exclusive use of its context, and helpers do not overlap: the one that asks is the only user.
+            Packet::MapElem(mut seq, _) => Some(unsafe { seq.as_mut() }),
+            _ => None,
         }
     }
 

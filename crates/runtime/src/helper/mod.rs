@@ -15,6 +15,7 @@ mod output;
 mod probe;
 mod redirect;
 mod ringbuf;
+mod seq;
 mod skb;
 mod skb_room;
 mod spin;
@@ -86,6 +87,7 @@ pub fn table() -> &'static [(u32, HelperFn)] {
             redirect::table(),
             output::table(),
             ringbuf::table(),
+            seq::table(),
             iterate::table(),
             string::table(),
             probe::table(),

@@ -40,7 +40,7 @@ unsafe fn trace_printk(run: Run, [text, len, a, b, c]: [u64; 5]) -> u64 {
 ///
 /// # Safety
 /// `len` bytes at `data` are readable.
-unsafe fn arguments(run: &Run, data: u64, len: u64) -> Result<Vec<u64>, Errno> {
+pub(super) unsafe fn arguments(run: &Run, data: u64, len: u64) -> Result<Vec<u64>, Errno> {
     let len = low(len);
     if !len.is_multiple_of(8) || len > MAX_ARGS * 8 || (len > 0 && data == 0) {
         return Err(Errno::EINVAL);

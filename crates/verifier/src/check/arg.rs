@@ -45,6 +45,10 @@ pub(crate) struct CallMeta {
     pub(crate) key_in_range: bool,
 }
 
+/// `bpf_seq_printf`, `bpf_seq_write`.
+const SEQ_PRINTF: i32 = 126;
+const SEQ_WRITE: i32 = 127;
+
 const fn t(base: Base) -> RegType {
     RegType::of(base)
 }
@@ -267,7 +271,10 @@ impl Env<'_> {
                 let (have, want) = (self.btf_type_name(reg), arg.btf.unwrap_or(""));
                 return Err(reject!(self, EACCES, "R{n} is of type {have} but {want} is expected"));
             }
-            self.need("helpers on the kernel's objects");
+            // The output of an iterator is one that this engine has.
+            if !(self.is_map_iterator() && matches!(meta.id, SEQ_PRINTF | SEQ_WRITE)) {
+                self.need("helpers on the kernel's objects");
+            }
             return Ok(());
         }
         Err(crate::env::unsupported!(self, "kernel objects as arguments are not supported"))
@@ -433,6 +440,7 @@ impl Env<'_> {
                 }
                 self.check_mem_region(n, reg.off, size, reg.mem_size(), zero_ok)
             }
+            Base::Buf if !reg.ty.maybe_null() => self.check_buffer(n, reg.off, size, access),
             Base::Stack => {
                 let range = StackRange { off: reg.off, size: size.cast_signed() };
                 let raw = meta.filter(|m| m.raw && reg.bounds.is_const());

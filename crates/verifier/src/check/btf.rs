@@ -6,11 +6,13 @@
 //! kernel/bpf/btf.c, 6.18.
 
 use skep_abi::Reg as R;
+use skep_abi::ctx::{KernelFieldKind, KernelStruct, kernel_struct};
+use skep_abi::kfunc::{KERNEL_TYPES, kernel_type};
 use skep_btf::{Btf, Kind, TypeData, TypeId};
 
 use crate::check::Access;
 use crate::env::{Check, Env, reject, unsupported};
-use crate::state::reg::{Base, Extra, Reg, flags};
+use crate::state::reg::{Base, Extra, Reg, RegType, flags};
 
 /// Structs within structs that a struct of scalars may have.
 const MAX_NESTING: u32 = 3;
@@ -32,6 +34,10 @@ impl Env<'_> {
         load: Option<R>,
     ) -> Check {
         let name = self.btf_type_name(reg);
+        if matches!(reg.extra, Extra::Kernel(_)) && !self.spec.gpl_compatible {
+            let text = format!("Cannot access kernel 'struct {name}' from non-GPL compatible program");
+            return Err(reject!(self, EINVAL, "{text}"));
+        }
         let Ok(at) = u32::try_from(off) else {
             return Err(reject!(self, EACCES, "R{n} is ptr_{name} invalid negative access: off={off}"));
         };
@@ -45,6 +51,11 @@ impl Env<'_> {
         }
         if access == Access::Write && !reg.ty.is_alloc() {
             return Err(reject!(self, EACCES, "only read is supported"));
+        }
+        if let Extra::Kernel(number) = reg.extra
+            && let Some((_, known)) = KERNEL_TYPES.get(usize::from(number)).and_then(|name| kernel_struct(name))
+        {
+            return self.check_kernel_struct(known, at, u32::from(size), load);
         }
         let Extra::Btf(id) = reg.extra else {
             let text = format!("access to a kernel object through R{n} off={off} size={size} is not supported");
@@ -60,6 +71,42 @@ impl Env<'_> {
         self.check_object_access(id, at, u32::from(size))?;
         if let Some(dst) = load {
             self.set_unknown(dst.number());
+        }
+        Ok(())
+    }
+
+    /// A load from one of the few structs of the kernel that this engine has: those that iterators are given.
+    fn check_kernel_struct(&mut self, known: &KernelStruct, at: u32, size: u32, load: Option<R>) -> Check {
+        let (name, off, end) = (known.name, at, at.saturating_add(size));
+        if end > known.size {
+            return Err(reject!(self, EACCES, "access beyond struct {name} at off {off} size {size}"));
+        }
+        let Some(field) = known.fields.iter().find(|f| at >= f.offset && at < f.offset + f.size) else {
+            return Err(unsupported!(self, "access to struct {name} off={off} size={size} is not supported"));
+        };
+        let (member, field_end) = (field.name, field.offset + field.size);
+        if end > field_end {
+            let text = format!(
+                "access beyond the end of member {member} (mend:{field_end}) in struct {name} with off {off} size {size}"
+            );
+            return Err(reject!(self, EACCES, "{text}"));
+        }
+        let Some(dst) = load else { return Ok(()) };
+        match field.kind {
+            KernelFieldKind::Unsigned | KernelFieldKind::Enum(_) | KernelFieldKind::Text => {
+                self.set_unknown(dst.number());
+            }
+            KernelFieldKind::Pointer(to) => {
+                if at != field.offset || size != 8 {
+                    let text = format!(
+                        "cannot access ptr member {member} with moff {off} in struct {name} with off {off} size {size}"
+                    );
+                    return Err(reject!(self, EACCES, "{text}"));
+                }
+                let extra = kernel_type(to).map_or(Extra::None, Extra::Kernel);
+                let ty = RegType::of(Base::BtfId).with(flags::TRUSTED);
+                self.set_reg(dst.number(), Reg::pointer(ty, extra));
+            }
         }
         Ok(())
     }

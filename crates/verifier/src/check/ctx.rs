@@ -5,6 +5,7 @@
 
 use skep_abi::Reg as R;
 use skep_abi::ctx::{CtxAccess, CtxFieldKind, CtxLayout, ctx_layout_for};
+use skep_abi::kfunc::kernel_type;
 
 use crate::check::Access;
 use crate::env::{Check, Env, reject, unsupported};
@@ -13,6 +14,11 @@ use crate::state::reg::{Base, Extra, Reg, RegType, flags};
 impl<'a> Env<'a> {
     fn layout(&self) -> Option<&'a CtxLayout> {
         self.spec.ctx.or_else(|| ctx_layout_for(self.spec.prog_type, self.spec.attach_type))
+    }
+
+    /// Whether the program iterates over the elements of a map.
+    pub(crate) fn is_map_iterator(&self) -> bool {
+        self.spec.ctx.is_some_and(|ctx| ctx.btf_name == skep_abi::ctx::BPF_MAP_ELEM.btf_name)
     }
 
     /// Whether the engine knows this program type's context.
@@ -84,7 +90,14 @@ impl<'a> Env<'a> {
             CtxFieldKind::SockCommonOrNull => null(pointer(Base::SockCommon, Extra::None)),
             CtxFieldKind::FlowKeys => pointer(Base::FlowKeys, Extra::None),
             CtxFieldKind::TpBuffer => pointer(Base::TpBuffer, Extra::None),
-            CtxFieldKind::Btf(_) => Reg::pointer(RegType::of(Base::BtfId).with(flags::TRUSTED), Extra::None),
+            CtxFieldKind::Btf(name) => {
+                let extra = kernel_type(name).map_or(Extra::None, Extra::Kernel);
+                Reg::pointer(RegType::of(Base::BtfId).with(flags::TRUSTED), extra)
+            }
+            CtxFieldKind::BufOrNull => null(pointer(Base::Buf, Extra::None)),
+            CtxFieldKind::RdonlyBufOrNull => {
+                null(Reg::pointer(RegType::of(Base::Buf).with(flags::RDONLY), Extra::None))
+            }
         };
         if value.ty.maybe_null() {
             value.id = self.new_id();

@@ -164,6 +164,7 @@ fn return_range(prog: ProgType, attach: AttachType) -> Option<Interval<i64>> {
         | ProgType::CgroupSockopt
         | ProgType::SkLookup
         | ProgType::Netfilter => range(0, 1),
+        ProgType::Tracing if attach == AttachType::TraceIter => range(0, 1),
         _ => None,
     }
 }

@@ -101,18 +101,16 @@ impl Env<'_> {
                 self.load_unknown(load);
             }
             Base::TpBuffer => {
-                self.check_tp_buffer(n, &reg, off)?;
+                self.check_buffer_place(n, &reg, "tracepoint", off, bytes)?;
+                let text = format!("access to a tp_buffer of unknown size through R{n} is not supported");
+                return Err(crate::env::unsupported!(self, "{text}"));
+            }
+            Base::Buf if !reg.ty.maybe_null() => {
+                self.check_buffer(n, off, bytes, access)?;
                 self.load_unknown(load);
             }
             Base::ConstMap => {
                 self.check_map_object(n, off, bytes, access)?;
-                self.load_unknown(load);
-            }
-            Base::Buf if !reg.ty.maybe_null() => {
-                if access == Access::Write && reg.ty.has(flags::RDONLY) {
-                    return Err(reject!(self, EACCES, "R{n} cannot write into {}", type_name(reg.ty)));
-                }
-                self.check_tp_buffer(n, &reg, off)?;
                 self.load_unknown(load);
             }
             Base::Arena => self.load_unknown(load),
@@ -374,19 +372,31 @@ impl Env<'_> {
         Ok(())
     }
 
-    /// A tracepoint's buffer: the kernel compares what a program touches with its size when it attaches, and nothing here
-    /// attaches, so nobody would.
-    fn check_tp_buffer(&mut self, n: u8, reg: &Reg, off: i32) -> Check {
+    /// An access lies at a constant place of a buffer, not before its start.
+    fn check_buffer_place(&mut self, n: u8, reg: &Reg, what: &str, off: i32, size: u32) -> Check {
         if off < 0 {
-            let what = if reg.base() == Base::TpBuffer { "tracepoint" } else { "rdwr" };
-            return Err(reject!(self, EACCES, "R{n} invalid {what} buffer access: off={off}, size=0"));
+            return Err(reject!(self, EACCES, "R{n} invalid {what} buffer access: off={off}, size={size}"));
         }
         if reg.bounds.const_value() != Some(0) {
             let v = reg.bounds.var_off;
             return Err(reject!(self, EACCES, "R{n} invalid variable buffer offset: off={off}, var_off={v}"));
         }
-        let name = type_name(reg.ty);
-        Err(crate::env::unsupported!(self, "access to a {name} of unknown size through R{n} is not supported"))
+        Ok(())
+    }
+
+    /// A buffer whose size nobody knows yet: how far the program reaches is compared with it when the program is attached.
+    pub(crate) fn check_buffer(&mut self, n: u8, off: i32, size: u32, access: Access) -> Check {
+        let reg = *self.reg(n);
+        let read_only = reg.ty.has(flags::RDONLY);
+        if access == Access::Write && read_only {
+            return Err(reject!(self, EACCES, "R{n} cannot write into {}", type_name(reg.ty)));
+        }
+        self.check_buffer_place(n, &reg, if read_only { "rdonly" } else { "rdwr" }, off, size)?;
+        let end = off.unsigned_abs().saturating_add(size);
+        let reached = if read_only { &mut self.buffers.rdonly } else { &mut self.buffers.rdwr };
+        *reached = end.max(*reached);
+        self.buffers.is_written |= access == Access::Write;
+        Ok(())
     }
 
     /// `struct bpf_flow_keys`.

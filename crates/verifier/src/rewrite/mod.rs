@@ -124,7 +124,8 @@ pub fn rewrite(spec: &ProgramSpec<'_>, verified: &Verified, options: &RewriteOpt
     }
     let subprogs = verified.subprogs();
     let lowered = lower::lower(spec, subprogs, &used_maps, options, items, verified.all_facts())?;
-    place::place(lowered, subprogs, used_maps)
+    let placed = place::place(lowered, subprogs, used_maps)?;
+    Ok(Xlated { buffers: verified.buffers(), ..placed })
 }
 
 /// The program's instructions with the slots that they transfer control to.

@@ -7,7 +7,7 @@ use skep_abi::{CallTarget, Imm64, Insn};
 
 use super::lower::{Expansion, Lowered, Out};
 use super::{RewriteError, Target};
-use crate::verified::{InsnFacts, Subprog, Xlated};
+use crate::verified::{Buffers, InsnFacts, Subprog, Xlated};
 
 /// Gives every instruction its slot.
 pub(super) fn place(lowered: Lowered, subprogs: &[Subprog], used_maps: Vec<u32>) -> Result<Xlated, RewriteError> {
@@ -20,6 +20,7 @@ pub(super) fn place(lowered: Lowered, subprogs: &[Subprog], used_maps: Vec<u32>)
         used_maps,
         pokes: Vec::new(),
         source: Vec::with_capacity(positions.end),
+        buffers: Buffers::default(),
     };
     for expansion in &code {
         for out in expansion.prologue.iter().chain(&expansion.body) {
