@@ -110,7 +110,7 @@ fn write_all(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
 }
 
 /// A member, under a name with `_` behind it where C++ has a keyword of that name and C has not.
-fn member(out: &mut String, depth: usize, before: &str, name: &str) -> std::fmt::Result {
+pub(crate) fn member(out: &mut String, depth: usize, before: &str, name: &str) -> std::fmt::Result {
     let tabs = "\t".repeat(depth);
     if is_cxx_keyword(name) {
         writeln!(out, "#ifdef __cplusplus\n{tabs}{before}{name}_;\n#else\n{tabs}{before}{name};\n#endif")
@@ -175,7 +175,7 @@ fn write_struct(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
 }
 
 /// `declaration` with `name_` for the last word `name` that stands alone.
-fn rename(declaration: &str, name: &str) -> String {
+pub(crate) fn rename(declaration: &str, name: &str) -> String {
     let is_word = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     let alone = |&(at, _): &(usize, &str)| {
         let (before, after) = declaration.split_at(at);
@@ -340,7 +340,7 @@ static inline int
     Ok(())
 }
 
-fn member_address(out: &mut String, target: &str, base: &str, name: &str) -> std::fmt::Result {
+pub(crate) fn member_address(out: &mut String, target: &str, base: &str, name: &str) -> std::fmt::Result {
     if is_cxx_keyword(name) {
         writeln!(out, "#ifdef __cplusplus\n\t{target}&{base}{name}_;\n#else\n\t{target}&{base}{name};\n#endif")
     } else {
@@ -364,7 +364,7 @@ fn map_name(map: &NamedMap<'_>, object: &str) -> String {
 }
 
 /// Text inside a C string.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
             b'"' | b'\\' => format!("\\{}", char::from(b)),
@@ -446,7 +446,7 @@ fn write_asserts(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
 }
 
 /// Whether C++ reserves a word that C leaves free.
-fn is_cxx_keyword(word: &str) -> bool {
+pub(crate) fn is_cxx_keyword(word: &str) -> bool {
     const KEYWORDS: [&str; 54] = [
         "alignas",
         "alignof",

@@ -6,13 +6,17 @@
 
 mod builder;
 mod c;
+mod c_sub;
 mod error;
 mod names;
 mod rust;
+mod rust_sub;
 mod section;
 
 pub use builder::{BuildError, Builder};
 pub use c::{COptions, c_skeleton};
+pub use c_sub::c_subskeleton;
 pub use error::{Error, Result};
 pub use names::object_ident;
 pub use rust::rust_skeleton;
+pub use rust_sub::rust_subskeleton;

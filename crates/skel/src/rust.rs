@@ -4,6 +4,7 @@
 //! load, `Skeleton` what is there after it, and both are owned, `Send + Sync` values. Kernel counterpart: none; the C
 //! skeleton of tools/bpf/bpftool/gen.c, 6.18, is the model.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use skep_btf::dump::{RUST_PRELUDE, RustDump, rust_ident};
@@ -14,7 +15,7 @@ use crate::names::{self, NamedMap};
 use crate::section;
 
 /// Where generated code finds the derives.
-const ZEROCOPY: &str = "skep::zerocopy";
+pub(crate) const ZEROCOPY: &str = "skep::zerocopy";
 
 /// A data section as a struct.
 struct Section {
@@ -28,7 +29,7 @@ struct Section {
 }
 
 /// A map of `.maps` as a field.
-struct UserMap {
+pub(crate) struct UserMap {
     ident: String,
     name: String,
     rust_type: String,
@@ -71,13 +72,14 @@ pub fn rust_skeleton(object: &ObjectSpec, elf: &[u8], name: &str) -> Result<Stri
 
 fn sections(object: &ObjectSpec, maps: &[NamedMap<'_>]) -> Result<Vec<Section>> {
     let mut out = Vec::new();
+    let mut taken = HashSet::new();
     for named in maps.iter().filter(|m| section::is_visible(m.map)) {
         if object.btf.is_none() || section::fields(object, named.index, named.map)?.is_empty() {
             continue;
         }
         out.push(Section {
             ident: rust_ident(&named.ident),
-            type_name: camel(&named.ident),
+            type_name: unique(camel(&named.ident), &mut taken),
             map: named.map.name.clone(),
             kind: named.map.kind,
         });
@@ -85,8 +87,16 @@ fn sections(object: &ObjectSpec, maps: &[NamedMap<'_>]) -> Result<Vec<Section>> 
     Ok(out)
 }
 
+/// `wanted`, with underscores behind it if something else has the name already.
+pub(crate) fn unique(mut wanted: String, taken: &mut HashSet<String>) -> String {
+    while !taken.insert(wanted.clone()) {
+        wanted.push('_');
+    }
+    wanted
+}
+
 /// `rodata_limits` as `RodataLimits`.
-fn camel(ident: &str) -> String {
+pub(crate) fn camel(ident: &str) -> String {
     let mut out = String::new();
     for word in ident.split('_').filter(|w| !w.is_empty()) {
         let mut chars = word.chars();
@@ -99,21 +109,31 @@ fn camel(ident: &str) -> String {
     out
 }
 
-fn raw_map(named: &NamedMap<'_>) -> UserMap {
+pub(crate) fn raw_map(named: &NamedMap<'_>) -> UserMap {
     UserMap { ident: rust_ident(&named.ident), name: named.map.name.clone(), rust_type: "skep::RawMap".into() }
 }
 
 /// The maps of `.maps`: typed where the object says the types of keys and values.
-fn user_maps(dump: &mut RustDump<'_>, maps: &[NamedMap<'_>], aliases: &mut String) -> Vec<UserMap> {
+pub(crate) fn user_maps(dump: &mut RustDump<'_>, maps: &[NamedMap<'_>], aliases: &mut String) -> Vec<UserMap> {
     let mut out = Vec::new();
-    for named in maps.iter().filter(|m| m.map.kind == MapKind::User) {
+    let mut taken = HashSet::new();
+    let named: Vec<(&NamedMap<'_>, String)> = maps
+        .iter()
+        .filter(|m| m.map.kind == MapKind::User)
+        .map(|named| (named, unique(camel(&named.ident), &mut taken)))
+        .collect();
+    for (_, prefix) in &named {
+        for end in ["MapKey", "MapValue"] {
+            dump.reserve(&format!("{prefix}{end}"));
+        }
+    }
+    for (named, prefix) in named {
         let mut user = raw_map(named);
         if let (Some(key), Some(value)) = (named.map.key_type, named.map.value_type) {
             let plain = &named.ident;
             let key = dump.type_name(key, &format!("{plain}_key"));
             let value = dump.type_name(value, &format!("{plain}_value"));
             if let (Ok(key), Ok(value)) = (key, value) {
-                let prefix = camel(plain);
                 let _ = writeln!(aliases, "/// A key of map `{plain}`.\npub type {prefix}MapKey = {key};\n");
                 let _ = writeln!(aliases, "/// A value of map `{plain}`.\npub type {prefix}MapValue = {value};\n");
                 user.rust_type = format!("skep::TypedMap<types::{prefix}MapKey, types::{prefix}MapValue>");
@@ -219,7 +239,7 @@ fn write_module(
 }
 
 /// Appends `text` one level deeper; empty lines stay empty.
-fn indented(out: &mut String, text: &str) {
+pub(crate) fn indented(out: &mut String, text: &str) {
     for line in text.lines() {
         if !line.is_empty() {
             out.push_str("    ");
@@ -227,6 +247,12 @@ fn indented(out: &mut String, text: &str) {
         }
         out.push('\n');
     }
+}
+
+/// Whether the skeleton keeps the values that a section was loaded with: constants, and the image that all vCPUs start
+/// from.
+fn keeps_image(kind: MapKind) -> bool {
+    kind.is_read_only() || kind == MapKind::PerCpu
 }
 
 fn write_open(out: &mut String, name: &str, sections: &[Section]) -> std::fmt::Result {
@@ -262,7 +288,7 @@ fn write_open(out: &mut String, name: &str, sections: &[Section]) -> std::fmt::R
          maps: Maps::new(&loaded)?,\n            progs: Progs::new(&loaded)?,\n",
     );
     for Section { ident, kind, .. } in sections {
-        if kind.is_read_only() {
+        if keeps_image(*kind) {
             writeln!(out, "            {ident}: self.{ident}.into(),")?;
         }
     }
@@ -270,7 +296,7 @@ fn write_open(out: &mut String, name: &str, sections: &[Section]) -> std::fmt::R
     Ok(())
 }
 
-fn write_handles(out: &mut String, object: &ObjectSpec, maps: &[UserMap]) -> std::fmt::Result {
+pub(crate) fn write_handles(out: &mut String, object: &ObjectSpec, maps: &[UserMap]) -> std::fmt::Result {
     out.push_str("/// The maps; clones are handles of the same.\n#[derive(Clone)]\npub struct Maps {\n");
     for UserMap { ident, name, rust_type } in maps {
         writeln!(out, "    /// `{name}`.\n    pub {ident}: {rust_type},")?;
@@ -304,7 +330,7 @@ fn write_loaded(out: &mut String, sections: &[Section]) -> std::fmt::Result {
          /// Its maps.\n    pub maps: Maps,\n    /// Its programs.\n    pub progs: Progs,\n    loaded: skep::Loaded,\n",
     );
     for Section { ident, type_name, kind, .. } in sections {
-        if kind.is_read_only() {
+        if keeps_image(*kind) {
             writeln!(out, "    {ident}: Arc<{type_name}>,")?;
         }
     }
@@ -312,23 +338,32 @@ fn write_loaded(out: &mut String, sections: &[Section]) -> std::fmt::Result {
         "}\n\nimpl Skeleton {\n    /// What the engine made of the object.\n    \
          pub fn loaded(&self) -> &skep::Loaded {\n        &self.loaded\n    }\n",
     );
+    // A section may be called as a method of another.
+    let mut taken: HashSet<String> = sections.iter().map(|section| section.ident.clone()).collect();
     for Section { ident, type_name, map, kind } in sections {
         let plain = ident.trim_start_matches("r#");
+        let mut method = |name: String| unique(name, &mut taken);
         match kind {
             MapKind::Rodata | MapKind::Kconfig => write!(
                 out,
                 "\n    /// `{map}`, which nothing changes after load.\n    pub fn {ident}(&self) -> &{type_name} {{\n        \
                  &self.{ident}\n    }}\n"
             )?,
-            MapKind::PerCpu => write!(
-                out,
-                "\n    /// The variables of `{map}` on each vCPU, as they are now.\n    \
+            MapKind::PerCpu => {
+                let (sum, initial) = (method(format!("{plain}_sum")), method(format!("{plain}_initial")));
+                write!(
+                    out,
+                    "\n    /// The variables of `{map}` on each vCPU, as they are now.\n    \
                  pub fn {ident}(&self) -> Result<Vec<{type_name}>, Error> {{\n        \
                  read_all(&self.loaded, {map:?})\n    }}\n\n    \
                  /// The sum over all vCPUs of what `field` takes out of `{map}`.\n    \
-                 pub fn {plain}_sum<T: std::iter::Sum>(&self, field: impl Fn(&{type_name}) -> T) -> Result<T, Error> {{\n        \
-                 Ok(self.{ident}()?.iter().map(field).sum())\n    }}\n"
-            )?,
+                 pub fn {sum}<T: std::iter::Sum>(&self, field: impl Fn(&{type_name}) -> T) -> Result<T, Error> {{\n        \
+                 Ok(self.{ident}()?.iter().map(field).sum())\n    }}\n\n    \
+                 /// What `{map}` was loaded with, the same on all vCPUs; it stays as it was.\n    \
+                 pub fn {initial}(&self) -> &{type_name} {{\n        \
+                 &self.{ident}\n    }}\n"
+                )?
+            }
             _ => write!(
                 out,
                 "\n    /// The variables of `{map}` as they are now.\n    \

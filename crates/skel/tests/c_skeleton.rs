@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use skep_skel::{COptions, c_skeleton, object_ident};
+use skep_skel::{COptions, c_skeleton, c_subskeleton, object_ident};
 
 fn objects() -> Vec<(String, Vec<u8>)> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -66,6 +66,43 @@ fn every_skeleton_compiles_as_c_and_cxx() {
         ran += compile(&name, &skeleton(&name, &elf, true), &program);
     }
     assert!(ran > 0, "no compiler: install gcc or clang-19, and libbpf-dev");
+}
+
+#[test]
+fn every_subskeleton_compiles_as_c_and_cxx() {
+    let mut ran = 0;
+    for (name, elf) in objects() {
+        let object = skep_object::parse(&elf, &name).unwrap();
+        let prefix = object_ident(&name);
+        let text = c_subskeleton(&object, &prefix, &COptions { define_types: true }).unwrap();
+        let program = format!(
+            "\nint main(void)\n{{\n\tstruct {prefix} *s = {prefix}__open(NULL);\n\t{prefix}__destroy(s);\n\treturn 0;\n}}\n"
+        );
+        ran += compile(&name, &text, &program);
+        assert_eq!(text, c_subskeleton(&object, &prefix, &COptions { define_types: true }).unwrap());
+    }
+    assert!(ran > 0, "no compiler: install gcc or clang-19, and libbpf-dev");
+}
+
+#[test]
+fn subskeletons_have_pointers_to_variables() {
+    let elf = objects().into_iter().find(|(found, _)| found == "data.bpf.o").unwrap().1;
+    let object = skep_object::parse(&elf, "data.bpf.o").unwrap();
+    let text = c_subskeleton(&object, "data_bpf", &COptions::default()).unwrap();
+    for needle in [
+        "struct data_bpf {\n\tstruct bpf_object *obj;\n\tstruct bpf_object_subskeleton *subskel;\n",
+        "\t\tstruct bpf_map *percpu;\n",
+        "\tstruct data_bpf__data {\n\t\tint *counter;\n\t\tstruct config *current;\n\t} data;\n",
+        "\tstruct data_bpf__bss {\n\t\t__u64 *zeroed;\n\t\t__u32 (*table)[4];\n\t} bss;\n",
+        ".name = \"counter\";\n\ts->vars[",
+        ".addr = (void **)&obj->data.counter;\n",
+        ".name = \".data.custom\";\n",
+        "\tstatic inline struct data_bpf *open(const struct bpf_object *src);\n",
+    ] {
+        assert!(text.contains(needle), "{needle} is not in\n{text}");
+    }
+    // Each CPU has its own: there is no one place to point to.
+    assert!(!text.contains("data_bpf__percpu") && !text.contains("\"hits\""), "{text}");
 }
 
 #[test]

@@ -16,12 +16,13 @@ include!("generated/maps.inc");
 include!("generated/nobtf.inc");
 include!("generated/sections.inc");
 include!("generated/externs.inc");
+include!("generated/collide.inc");
 
 use std::mem::{align_of, offset_of, size_of};
 
 #[test]
 fn the_text_is_what_is_committed() {
-    for name in ["data", "names", "types", "maps", "nobtf", "sections", "externs"] {
+    for name in ["data", "names", "types", "maps", "nobtf", "sections", "externs", "collide"] {
         let root = env!("CARGO_MANIFEST_DIR");
         let elf = std::fs::read(format!("{root}/../object/tests/c/{name}.bpf.o")).unwrap();
         let object = skep_object::parse(&elf, name).unwrap();
@@ -32,6 +33,19 @@ fn the_text_is_what_is_committed() {
         }
         assert!(std::fs::read_to_string(&path).unwrap() == text, "{name}: run with BLESS=1 and look at the difference");
     }
+}
+
+#[test]
+fn the_subskeleton_is_what_is_committed() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let elf = std::fs::read(format!("{root}/../object/tests/c/link/lib.bpf.o")).unwrap();
+    let text = skep_skel::rust_subskeleton(&skep_object::parse(&elf, "lib").unwrap(), "lib_bpf").unwrap();
+    let path = format!("{root}/tests/generated/lib_sub.inc");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert!(std::fs::read_to_string(&path).unwrap() == text, "run with BLESS=1 and look at the difference");
+    assert!(!text.contains("lib_hits"), "variables of .percpu are left out");
 }
 
 #[test]
@@ -101,10 +115,29 @@ fn initial_values_are_those_of_the_object() {
     let percpu = skeleton.percpu().unwrap();
     assert_eq!(percpu.iter().map(|p| p.hits).collect::<Vec<_>>(), [11, 11]);
     assert_eq!(skeleton.percpu_sum(|p| p.hits).unwrap(), 22);
+    assert_eq!((skeleton.percpu_initial().hits, skeleton.percpu_initial().per_cpu_config.port), (11, 8081));
     let mut data = skeleton.data().unwrap();
     data.counter = 6;
     skeleton.set_data(&data).unwrap();
     assert_eq!(skeleton.data().unwrap().counter, 6);
+}
+
+#[test]
+fn names_that_would_be_the_same_are_told_apart() {
+    let skeleton = collide_bpf::Open::new().unwrap().load(&Engine).unwrap();
+    // The section `.percpu.sum` has its name; the sum over `.percpu` makes way.
+    assert_eq!(skeleton.percpu_sum().unwrap().iter().map(|s| s.of_sum).collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(skeleton.percpu_sum_(|p| p.hits).unwrap(), 2);
+    assert_eq!(skeleton.percpu_initial().unwrap()[0].of_initial, 3);
+    assert_eq!(skeleton.percpu_initial_().hits, 1);
+    let (upper, also): (collide_bpf::DataAB, collide_bpf::DataAB_) =
+        (skeleton.data_aB().unwrap(), skeleton.data_a_b().unwrap());
+    assert_eq!((skeleton.data_ab().unwrap().lower, upper.upper, also.also_upper), (4, 5, 6));
+    // The aliases go before the C structs of their names.
+    let _: &TypedMap<u32, collide_bpf::types::MapAMapValue> = &skeleton.maps.map_a;
+    let _: &TypedMap<u32, collide_bpf::types::MapA_MapValue> = &skeleton.maps.mapA;
+    let _: collide_bpf::types::MapAMapKey = 0u32;
+    let _: collide_bpf::types::MapA_MapKey = 0u32;
 }
 
 #[test]
