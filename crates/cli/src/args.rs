@@ -94,7 +94,8 @@ Examples:
   skep run fw.bpf.o --pcap traffic.pcap --maps
   skep run fw.bpf.o --packet '02 00 00 00 00 01 02 00 00 00 00 02 08 00' --repeat 1000000
   skep run fw.bpf.o --pcap traffic.pcap --set-rodata drop_fragments=0 --map rules=rules.json
-  skep run lb.bpf.o --pcap in.pcap --threads 2 --write out.pcap -j")]
+  skep run lb.bpf.o --pcap in.pcap --threads 2 --write out.pcap -j
+  skep run fw.bpf.o --pcap traffic.pcap --iter dump_flows=flows")]
 pub(crate) struct RunArgs {
     /// The object file
     pub(crate) object: PathBuf,
@@ -127,6 +128,9 @@ pub(crate) struct RunArgs {
     /// Fill a map before the first run, from JSON as `--maps -j` prints it
     #[arg(long, value_name = "NAME=FILE.json")]
     pub(crate) map: Vec<String>,
+    /// Run an iterator (SEC("iter/bpf_map_elem")) over a map afterwards, and print what it writes
+    #[arg(long, value_name = "PROGRAM=MAP")]
+    pub(crate) iter: Vec<String>,
     /// ingress_ifindex of the packets
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) ifindex: u32,
@@ -147,6 +151,13 @@ pub(crate) struct RunInput {
     /// The context's bytes, for programs without a packet
     #[arg(long, value_name = "FILE")]
     pub(crate) ctx: Option<PathBuf>,
+}
+
+impl RunInput {
+    /// Whether any is named.
+    pub(crate) fn is_given(&self) -> bool {
+        self.pcap.is_some() || self.packet.is_some() || self.packet_file.is_some() || self.ctx.is_some()
+    }
 }
 
 #[derive(Args)]
@@ -481,6 +492,39 @@ Examples:
         /// C: also define the types of the object's variables
         #[arg(long)]
         types: bool,
+    },
+    /// A subskeleton: for code that is linked into an object and knows only its own variables, maps and programs
+    #[command(after_help = "\
+Examples:
+  skep gen subskeleton lib.bpf.o > lib.subskel.h
+  skep gen subskeleton lib.bpf.o name lib --lang rust > lib.rs
+
+Variables of .percpu sections are left out: a subskeleton opens an object that is loaded, and their image is what there is
+before that.")]
+    Subskeleton {
+        /// The object file
+        object: PathBuf,
+        /// `name NAME`: what the subskeleton is called; the file's name unless given
+        #[arg(value_name = "name NAME")]
+        words: Vec<String>,
+        /// The language
+        #[arg(long, value_enum, default_value_t)]
+        lang: Language,
+        /// C: also define the types of the object's variables
+        #[arg(long)]
+        types: bool,
+    },
+    /// One object of several: link them statically, with their types, data and maps
+    #[command(after_help = "\
+Examples:
+  skep gen object all.bpf.o main.bpf.o lib.bpf.o
+  skep gen object plain.bpf.o debug.bpf.o")]
+    Object {
+        /// The file to write
+        output: PathBuf,
+        /// The object files, in order
+        #[arg(required = true)]
+        inputs: Vec<PathBuf>,
     },
 }
 

@@ -398,3 +398,57 @@ fn map_elements_by_command() {
     fails(&format!("map update {map} name seen key 0 value 1 cpu 0 all-cpus"), 3, "EINVAL");
     fails(&format!("map update {map} name seen key 100 value 1 all-cpus"), 3, "E2BIG");
 }
+
+#[test]
+fn iterators_write_to_standard_output() {
+    let object = "crates/skep/tests/data/map_iter.bpf.o";
+    let output = words(&format!("run {object} --iter dump=slots"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "slots has 4 entries\n0: 0\n1: 0\n2: 0\n3: 0\nend after 3\n");
+    // Beside a run, after its table.
+    let ctx = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ctx.path(), [0; 8]).unwrap();
+    let hit = format!("run {object} --prog hit --ctx {} --repeat 3 --threads 2", ctx.path().display());
+    let output = words(&format!("{hit} --iter percpu_data=.percpu"));
+    assert!(stdout(&output).starts_with("hit (raw_tracepoint, jit, 2 threads): 6 runs"), "{}", stderr(&output));
+    let last = stdout(&output).lines().last().unwrap_or_default().to_owned();
+    let hits: Vec<i32> = last.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    assert_eq!(
+        hits.iter().sum::<i32>(),
+        2 * (3 + 40),
+        "{last}: each run adds to one variable and takes from the other"
+    );
+    let output = words(&format!("run {object} --iter dump=slots --iter again=slots -p"));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["iterators"][0]["program"], "dump");
+    assert_eq!(json["iterators"][1]["map"], "slots");
+    fails(&format!("run {object} --iter dump"), 2, "expected PROGRAM=MAP");
+    fails(&format!("run {object} --iter dump=nothere"), 2, "no map named 'nothere'");
+    fails(&format!("run {object} --iter nothere=slots"), 2, "no program named 'nothere'");
+    fails(&format!("run {object} --iter dump=queue"), 3, "maps of type queue cannot be iterated");
+    fails(&format!("run {object} --iter two_cpus=slots"), 3, "reaches 20 bytes into the value, map slots has 8");
+}
+
+#[test]
+fn objects_are_linked_into_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("all.bpf.o");
+    let shown = out.display();
+    let link = "crates/object/tests/c/link";
+    let output = words(&format!("gen object {shown} {link}/main.bpf.o {link}/lib.bpf.o"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = words(&format!("verify {shown}"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let before = std::fs::read(&out).unwrap();
+    fails(&format!("gen object {shown} {link}/lib.bpf.o {link}/clash_twice.bpf.o"), 3, "is defined twice");
+    fails(&format!("gen object {shown} {link}/lib.bpf.o nothere.o"), 3, "nothere.o");
+    assert!(std::fs::read(&out).unwrap() == before, "a failure leaves the file as it was");
+    fails("gen object", 2, "required");
+    fails(&format!("gen object {} {link}/lib.bpf.o", folder.path().display()), 3, "is a directory");
+    fails(&format!("gen object /nothere/x.o {link}/lib.bpf.o"), 3, "cannot write /nothere/x.o");
+    fails(&format!("verify {link}/main.bpf.o"), 3, "only declared here");
+    for language in ["c", "rust"] {
+        let output = words(&format!("gen subskeleton {link}/lib.bpf.o name lib --lang {language}"));
+        assert!(stdout(&output).contains("lib_counter"), "{}", stderr(&output));
+    }
+}

@@ -3,6 +3,7 @@
 //! Packets are run in batches: the buffers of a batch are filled first, then the program runs over all of them between two
 //! timestamps, then they are read. So `ns per packet` is the program's time and not that of copying.
 
+mod iterate;
 mod packets;
 mod report;
 mod work;
@@ -10,12 +11,13 @@ mod work;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use skep::{Engine, Loaded, Object, Program};
+use skep::{CtxType, Engine, Loaded, Object, Program};
 
 use crate::args::{Mode, Output, RunArgs};
 use crate::exit::{Rejected, usage};
 use crate::{input, maps, value};
 
+use iterate::Iteration;
 use packets::Packets;
 use report::Report;
 
@@ -24,7 +26,8 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     for assignment in &args.set_rodata {
         set_variable(&mut object, assignment)?;
     }
-    let packets = Packets::read(&args.input)?;
+    let iterates_only = !args.iter.is_empty() && args.prog.is_none() && !args.input.is_given();
+    let packets = if iterates_only { Packets::none() } else { Packets::read(&args.input)? };
     if let Some(damage) = &packets.damage {
         eprintln!("skep: {damage}: running over the {} whole packets before it", packets.list.len());
     }
@@ -40,6 +43,10 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
     };
     for assignment in &args.map {
         fill_map(&loaded, assignment)?;
+    }
+    let iterations = Iteration::all(&loaded, args)?;
+    if iterates_only {
+        return iterate::alone(&iterations, output);
     }
     let program = choose(&loaded, args)?;
     if args.write.is_some() && !packets.are_packets {
@@ -66,7 +73,17 @@ pub(crate) fn run(args: &RunArgs, output: Output) -> Result<()> {
         with_stats: stats.is_some(),
         with_maps: args.maps,
     };
-    if output.is_json() { output.print_json(&report.json()?) } else { crate::output::print(&report.text(output)?) }
+    if output.is_json() {
+        let mut json = report.json()?;
+        if !iterations.is_empty() {
+            json["iterators"] = iterate::json(&iterations)?;
+        }
+        return output.print_json(&json);
+    }
+    match &iterations[..] {
+        [] => crate::output::print(&report.text(output)?),
+        some => iterate::print(some, Some(&report.text(output)?)),
+    }
 }
 
 fn num_cpus() -> usize {
@@ -84,7 +101,8 @@ fn refused(args: &RunArgs, error: skep::LoadError, output: Output) -> Result<()>
 }
 
 fn choose(loaded: &Loaded, args: &RunArgs) -> Result<Program> {
-    let programs: Vec<Program> = loaded.programs().collect();
+    // Iterators run over maps, and only with --iter.
+    let programs: Vec<Program> = loaded.programs().filter(|p| p.ctx_type() != CtxType::MapElem).collect();
     let names = || programs.iter().map(|program| program.name()).collect::<Vec<_>>().join(", ");
     match &args.prog {
         Some(name) => match programs.iter().find(|p| p.name() == name) {

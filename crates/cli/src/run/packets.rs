@@ -18,6 +18,11 @@ pub(crate) struct Packets {
 }
 
 impl Packets {
+    /// Nothing, where only iterators run.
+    pub(crate) fn none() -> Self {
+        Self { list: Vec::new(), are_packets: false, damage: None }
+    }
+
     /// Reads what the command line names.
     pub(crate) fn read(input: &RunInput) -> Result<Self> {
         let one = |data, are_packets| Self { list: vec![Packet { time: 0, data }], are_packets, damage: None };
@@ -39,6 +44,8 @@ impl Packets {
             let data = input::read_regular(path, 65536).context("--ctx")?;
             return Ok(one(data, false));
         }
-        usage("nothing to run over: give --pcap FILE, --packet HEX, --packet-file FILE or --ctx FILE")
+        usage(
+            "nothing to run over: give --pcap FILE, --packet HEX, --packet-file FILE, --ctx FILE or --iter PROGRAM=MAP",
+        )
     }
 }
