@@ -7,8 +7,16 @@ use anyhow::{Context, Result};
 use crate::shell::{command, output, root, run, step};
 
 /// Folders whose `build.sh OUT` compiles their sources into `OUT`, and where the committed objects lie.
-const FOLDERS: [&str; 6] =
-    ["examples", "bench", "crates/object/tests/c", "testing/c", "testing/objects", "testing/vectors/explain"];
+const FOLDERS: [&str; 8] = [
+    "examples",
+    "bench",
+    "crates/object/tests/c",
+    "crates/object/tests/c/link",
+    "crates/skep/tests/data",
+    "testing/c",
+    "testing/objects",
+    "testing/vectors/explain",
+];
 
 /// Builds all objects and returns the folder that holds them.
 pub(crate) fn build() -> Result<PathBuf> {
