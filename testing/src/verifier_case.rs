@@ -155,6 +155,7 @@ pub fn parse(source: &str) -> Result<Case, String> {
                         "any_alignment" => ProgFlags::ANY_ALIGNMENT,
                         "test_state_freq" => ProgFlags::TEST_STATE_FREQ,
                         "sleepable" => ProgFlags::SLEEPABLE,
+                        "xdp_has_frags" => ProgFlags::XDP_HAS_FRAGS,
                         _ => return Err(format!("flag '{flag}'")),
                     };
                 }
@@ -237,6 +238,17 @@ impl Case {
             Err(refused) => Outcome::Reject(refused.errno, refused.message),
         };
         (outcome, log.into_text())
+    }
+
+    /// What our verifier says with another kernel's rules: nothing for acceptance, else the message.
+    #[must_use]
+    pub fn refusal_by(&self, profile: &Profile) -> Option<String> {
+        let mut log = Log::new();
+        let verdict = self.with_spec(0, |spec, options| {
+            let options = Options { profile: profile.clone(), ..options.clone() };
+            skep_verifier::verify(spec, &options, &mut log)
+        });
+        verdict.err().map(|refused| refused.message)
     }
 
     /// Why our verifier refuses it.

@@ -15,6 +15,7 @@ pub mod helper;
 pub mod insn;
 pub mod kfunc;
 pub mod opcode;
+pub mod since;
 pub mod types;
 
 pub use decode::{DecodeError, OddLength, decode, decode_xlated};

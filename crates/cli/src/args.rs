@@ -166,6 +166,10 @@ Examples:
   skep verify fw.bpf.o
   skep verify fw.bpf.o --prog fw -l 2
   skep verify *.bpf.o -o csv > today.csv && skep verify -C yesterday.csv today.csv
+  skep verify *.bpf.o -f 'xdp*' -f '!xdp_test*/' -f 'insns>1000' -s insns
+  skep verify fw.bpf.o -S 10
+  skep verify fw.bpf.o --kernel
+  skep verify fw.bpf.o --profile 6.1
 
 Exit status: 0 all accepted, 1 one rejected, 3 one cannot be read.")]
 pub(crate) struct VerifyArgs {
@@ -184,6 +188,22 @@ pub(crate) struct VerifyArgs {
     /// Verify as for a user without privileges
     #[arg(long)]
     pub(crate) unpriv: bool,
+    /// Only these: GLOB of file or program, FILE/PROGRAM, or a condition (insns>1000, verdict=failure); `!` leaves out, @FILE
+    /// reads filters
+    #[arg(short = 'f', long = "filter", value_name = "FILTER")]
+    pub(crate) filters: Vec<String>,
+    /// Order of the rows: columns, each followed by ^ (up) or v (down) where the default is not wanted
+    #[arg(short, long, value_name = "COLUMN,…")]
+    pub(crate) sort: Option<String>,
+    /// Print the source lines that the verifier processed most
+    #[arg(short = 'S', long = "top-src-lines", value_name = "N")]
+    pub(crate) top_lines: Option<usize>,
+    /// Ask the running kernel too (needs root), and show both verdicts
+    #[arg(long, conflicts_with = "unpriv")]
+    pub(crate) kernel: bool,
+    /// Verify with the limits and rules of this Linux: 5.15, 6.1, 6.6, 6.12, 6.18, 7.3; 6.18's unless given, with per-CPU data
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) profile: Option<String>,
     /// Compare two saved CSV results instead
     #[arg(short = 'C', long)]
     pub(crate) compare: bool,

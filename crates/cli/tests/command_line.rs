@@ -242,6 +242,78 @@ fn a_refusal_is_explained() {
     assert!(stderr(&run).contains("Verification failed: memory bounds"), "{}", stderr(&run));
 }
 
+/// Programs of a verification's rows, in order.
+fn programs(output: &Output) -> Vec<String> {
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    json.as_array().unwrap().iter().map(|row| row["prog"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn verdicts_are_filtered_and_sorted() {
+    let objects = "examples/xdp_firewall.bpf.o examples/tc_flows.bpf.o examples/xdp_dispatch.bpf.o";
+    let all = programs(&words(&format!("verify -j {objects}")));
+    assert!(all.len() > 3, "{all:?}");
+    assert_eq!(programs(&words(&format!("verify -j {objects} -f xdp_firewall*"))), ["firewall"]);
+    let but = programs(&words(&format!("verify -j {objects} -f !xdp_dispatch*/")));
+    assert_eq!(but, ["firewall", "count_flows"]);
+    assert_eq!(programs(&words(&format!("verify -j {objects} -f insns>5000"))), ["firewall"]);
+    let sorted = words(&format!("verify -j {objects} -s insns"));
+    let json: Value = serde_json::from_slice(&sorted.stdout).unwrap();
+    let insns: Vec<u64> = json.as_array().unwrap().iter().map(|row| row["insns"].as_u64().unwrap()).collect();
+    assert!(insns.is_sorted_by(|a, b| a >= b), "{insns:?}");
+    fails(&format!("verify {objects} -f nothere>1"), 2, "no column");
+    fails(&format!("verify {objects} -s nothere"), 2, "no column");
+    fails(&format!("verify {objects} -f @nothere.txt"), 3, "nothere.txt");
+    // A program that is left out of the result still decides the exit status.
+    let refused = "verify testing/vectors/explain/null_check.bpf.o -f insns>1000000";
+    assert_eq!(words(refused).status.code(), Some(1));
+}
+
+#[test]
+fn the_busiest_lines_are_shown() {
+    let output = words("verify examples/xdp_firewall.bpf.o -S 3");
+    let text = stdout(&output);
+    assert!(text.contains("Top source lines (firewall):"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.contains("(xdp_firewall.bpf.c:")).count(), 3, "{text}");
+    let json: Value = serde_json::from_slice(&words("verify -j examples/xdp_firewall.bpf.o -S 1000").stdout).unwrap();
+    let lines = json[0]["top_lines"].as_array().unwrap();
+    let sum: u64 = lines.iter().map(|line| line["insns"].as_u64().unwrap()).sum();
+    assert_eq!(Some(sum), json[0]["insns"].as_u64(), "every instruction belongs to a line");
+}
+
+#[test]
+fn the_kernel_is_asked_beside() {
+    let output = words("verify -j --kernel examples/tc_flows.bpf.o testing/vectors/explain/null_check.bpf.o");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (row, verdict) in json.as_array().unwrap().iter().zip(["success", "failure"]) {
+        let kernel = &row["kernel"];
+        assert_eq!(row["verdict"], verdict);
+        // Where it cannot be asked, it says so.
+        if kernel["verdict"] == "not asked" {
+            assert!(!kernel["message"].as_str().unwrap().is_empty());
+            continue;
+        }
+        assert_eq!(kernel["verdict"], verdict);
+        assert_eq!(kernel["same"], true);
+    }
+    fails("verify --kernel --unpriv examples/tc_flows.bpf.o", 2, "cannot be used with");
+}
+
+#[test]
+fn another_kernels_rules_decide() {
+    let object = "testing/vectors/explain/off_by_one.bpf.o";
+    let message = |profile: &str| {
+        let output = words(&format!("verify -j --profile {profile} {object}"));
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        json[0]["message"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(message("6.18"), "R0 min value is outside of the allowed memory range");
+    assert_eq!(message("6.12"), message("6.18"));
+    let kfuncs = "verify --profile 5.15 examples/xdp_firewall.bpf.o";
+    assert_eq!(words(kfuncs).status.code(), Some(0));
+    fails(&format!("verify --profile 4.4 {object}"), 2, "there are 5.15, 6.1");
+}
+
 #[test]
 fn saved_verdicts_are_compared() {
     let folder = tempfile::tempdir().unwrap();

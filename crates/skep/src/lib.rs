@@ -67,6 +67,6 @@ pub use skep_sync::CpuGuard;
 pub use skep_verifier::{Category, Cause, Explanation, Place, Role, Source};
 pub use slot::Slot;
 pub use typed::{MapTypeError, TypedMap};
-pub use verify::{Shapes, SpecError, VerifyReport};
+pub use verify::{HotLine, Shapes, SpecError, VerifyReport};
 pub use version::{Retired, SlotError, Version};
 pub use zerocopy;

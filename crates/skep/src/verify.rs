@@ -63,8 +63,23 @@ pub struct VerifyReport {
     pub verdict: Result<Verified, Rejection>,
     /// Why it was refused, for people; nothing where it was accepted.
     pub explanation: Option<Explanation>,
+    /// How often each slot of the program was processed.
+    pub processed: Vec<u32>,
     /// The verifier's log at the level asked for; of a refused program at least the failing path.
     pub log: String,
+}
+
+/// A source line, and how much of the verifier's work went into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HotLine {
+    /// The file as the compiler was given it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// The line's text.
+    pub text: String,
+    /// Instructions of it that were processed, over all paths.
+    pub insns: u64,
 }
 
 impl VerifyReport {
@@ -85,7 +100,7 @@ pub(crate) fn is_map_iterator(sec: &skep_object::Sec) -> bool {
 
 /// A refusal at an instruction that CO-RE poisoned, with the reason for that instead of the helper's number.
 pub(crate) fn explained(refusal: Refusal, poisoned: &[Poisoned]) -> (Rejection, Explanation) {
-    let Refusal { mut rejection, mut explanation } = refusal;
+    let Refusal { mut rejection, mut explanation, .. } = refusal;
     let at = rejection.insn.map(|insn| insn.0);
     if let Some(found) = poisoned.iter().find(|p| Some(p.slot) == at) {
         rejection.message = format!("{} ({})", found.reason, rejection.message);
@@ -143,11 +158,15 @@ impl Object {
         let maps = self.map_shapes(shapes);
         self.with_program_spec(program, &maps, None, |spec, poisoned| {
             let mut log = Log::new();
-            let (verdict, explanation) = match skep_verifier::verify_explained(spec, options, &mut log) {
-                Ok(verified) => (Ok(verified), None),
-                Err(refusal) => {
+            let (verdict, explanation, processed) = match skep_verifier::verify_explained(spec, options, &mut log) {
+                Ok(verified) => {
+                    let processed = verified.processed().to_vec();
+                    (Ok(verified), None, processed)
+                }
+                Err(mut refusal) => {
+                    let processed = std::mem::take(&mut refusal.processed);
                     let (rejection, explanation) = explained(*refusal, poisoned);
-                    (Err(rejection), Some(explanation))
+                    (Err(rejection), Some(explanation), processed)
                 }
             };
             VerifyReport {
@@ -155,9 +174,33 @@ impl Object {
                 section: self.programs().get(program).map(|p| p.section.clone()).unwrap_or_default(),
                 verdict,
                 explanation,
+                processed,
                 log: log.into_text(),
             }
         })
+    }
+
+    /// The source lines of a program that the verifier processed most, most first; without line information there are none.
+    #[must_use]
+    pub fn hot_lines(&self, program: usize, report: &VerifyReport, count: usize) -> Vec<HotLine> {
+        let (Some(program), Some(btf)) = (self.programs().get(program), self.btf()) else { return Vec::new() };
+        let lines = &program.line_info;
+        let mut by_line = std::collections::BTreeMap::new();
+        for (at, &processed) in (0u32..).zip(&report.processed).filter(|(_, processed)| **processed > 0) {
+            let Some(index) = lines.partition_point(|l| l.insn_off <= at).checked_sub(1) else { continue };
+            let line = &lines[index];
+            let hot = by_line.entry((btf.str_at(line.file), line.line_num)).or_insert_with(|| HotLine {
+                file: btf.str_at(line.file).to_owned(),
+                line: line.line_num,
+                text: btf.str_at(line.line).to_owned(),
+                insns: 0,
+            });
+            hot.insns += u64::from(processed);
+        }
+        let mut hot: Vec<HotLine> = by_line.into_values().collect();
+        hot.sort_by_key(|line| std::cmp::Reverse(line.insns));
+        hot.truncate(count);
+        hot
     }
 
     /// The verifier's view of all maps, parallel to [`Object::maps`].

@@ -23,6 +23,7 @@ pub mod mutant;
 mod mutant;
 mod precision;
 mod print;
+mod profile;
 mod prune;
 mod record;
 mod refs_to_maps;
@@ -36,16 +37,18 @@ mod stack_depth;
 mod states;
 mod verified;
 mod verify;
+mod versions;
 
 pub use check::global::Signature;
 pub use check::kfunc::has_kfunc;
 pub use explain::{Category, Cause, Explanation, Place, Role, Source};
 pub use log::Log;
+pub use profile::Profile;
 pub use record::{RecordError, struct_record, value_record};
 pub use rewrite::{DumpOptions, RewriteError, RewriteOptions, dump_xlated, rewrite, tail_call_text};
 pub use spec::{
-    ExtTarget, FieldKind, FieldTarget, HelperTable, KfuncRef, MapShape, ObjectType, Options, Profile, ProgFlags,
-    ProgramSpec, RecordField,
+    ExtTarget, FieldKind, FieldTarget, HelperTable, KfuncRef, MapShape, ObjectType, Options, ProgFlags, ProgramSpec,
+    RecordField,
 };
 pub use verified::{
     AssumeVerified, Buffers, Const, InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Rejection, RejectionKind,

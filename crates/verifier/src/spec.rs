@@ -10,6 +10,7 @@ use skep_abi::helper::HelperProto;
 use skep_abi::{AttachType, MapType, ProgType, RawInsn};
 use skep_btf::{Btf, FuncInfo, LineInfo, TypeId};
 
+use crate::profile::Profile;
 use crate::verified::Subprog;
 
 /// Flags of a program load, as `BPF_F_*`.
@@ -234,48 +235,6 @@ pub struct ProgramSpec<'a> {
     pub ctx: Option<&'a CtxLayout>,
     /// An embedder's helpers.
     pub helpers: Option<&'a HelperTable>,
-}
-
-/// Limits and rules that differ between kernel versions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// What the profile stands for, as shown to users: `6.18`.
-    pub name: Cow<'static, str>,
-    /// Instructions that may be processed (`BPF_COMPLEXITY_LIMIT_INSNS`).
-    pub max_processed: u32,
-    /// Branches that may wait (`BPF_COMPLEXITY_LIMIT_JMP_SEQ`).
-    pub max_pending: u32,
-    /// Whether `ld_imm64` may take the address of per-CPU array values.
-    pub percpu_direct: bool,
-    /// Number of CPUs that `bpf_get_smp_processor_id` may name.
-    pub nr_cpus: u32,
-}
-
-impl Profile {
-    /// Linux 6.18.
-    #[must_use]
-    pub fn linux_6_18() -> Self {
-        Self {
-            name: Cow::Borrowed("6.18"),
-            max_processed: 1_000_000,
-            max_pending: 8192,
-            percpu_direct: false,
-            nr_cpus: 8192,
-        }
-    }
-
-    /// Linux 7.3.
-    #[must_use]
-    pub fn linux_7_3() -> Self {
-        Self { name: Cow::Borrowed("7.3"), percpu_direct: true, ..Self::linux_6_18() }
-    }
-}
-
-impl Default for Profile {
-    /// Linux 6.18 and what `skep` itself adds: direct addresses of per-CPU data.
-    fn default() -> Self {
-        Self { name: Cow::Borrowed("skep"), percpu_direct: true, ..Self::linux_6_18() }
-    }
 }
 
 /// How to verify.

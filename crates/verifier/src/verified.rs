@@ -257,6 +257,7 @@ pub struct Verified {
     unprivileged: bool,
     needs: Vec<Need>,
     buffers: Buffers,
+    processed: Vec<u32>,
 }
 
 /// Shows that a caller has taken on the duty of [`Verified::assume`].
@@ -283,11 +284,16 @@ impl Verified {
         unprivileged: bool,
         needs: Vec<Need>,
     ) -> Self {
-        Self { insns, facts, subprogs, stats, unprivileged, needs, buffers: Buffers::default() }
+        Self { insns, facts, subprogs, stats, unprivileged, needs, buffers: Buffers::default(), processed: Vec::new() }
     }
 
     pub(crate) fn with_buffers(self, buffers: Buffers) -> Self {
         Self { buffers, ..self }
+    }
+
+    pub(crate) fn with_processed(mut self, processed: Vec<u32>) -> Self {
+        self.processed = processed;
+        self
     }
 
     /// Takes a program as verified without looking at it; see [`AssumeVerified`].
@@ -320,7 +326,7 @@ impl Verified {
             })
             .collect();
         let (stats, needs, buffers) = (Stats::default(), Vec::new(), Buffers::default());
-        Self { insns, facts, subprogs, stats, unprivileged: false, needs, buffers }
+        Self { insns, facts, subprogs, stats, unprivileged: false, needs, buffers, processed: Vec::new() }
     }
 
     /// The program, as it was given.
@@ -351,6 +357,12 @@ impl Verified {
     #[must_use]
     pub fn buffers(&self) -> Buffers {
         self.buffers
+    }
+
+    /// How often each slot was processed; empty for a program that was taken as verified.
+    #[must_use]
+    pub fn processed(&self) -> &[u32] {
+        &self.processed
     }
 
     /// Work done.

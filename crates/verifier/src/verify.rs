@@ -49,6 +49,8 @@ pub struct Refusal {
     pub rejection: Rejection,
     /// Why, for people.
     pub explanation: Explanation,
+    /// How often each slot was processed.
+    pub processed: Vec<u32>,
 }
 
 /// Verifies one program, and explains a refusal.
@@ -86,7 +88,8 @@ pub fn verify_explained(spec: &ProgramSpec<'_>, options: &Options, log: &mut Log
     if refused.kind == RejectionKind::Limit {
         explain_loop(spec, options, &mut explanation);
     }
-    Err(Box::new(Refusal { rejection: env.rejection(refused), explanation }))
+    let processed = env.processed();
+    Err(Box::new(Refusal { rejection: env.rejection(refused), explanation, processed }))
 }
 
 /// Walks the beginning of the program again, to say what drives the loop in which the limit was reached.
@@ -170,6 +173,7 @@ impl<'a> Env<'a> {
             let text = format!("{} programs need the kernel's types and are not supported", self.spec.prog_type);
             return Err(self.reject(Errno::ENOTSUPP, RejectionKind::Unsupported, text));
         }
+        self.check_release()?;
         self.find_subprogs()?;
         self.check_subprogs()?;
         self.read_func_info()?;
@@ -182,6 +186,7 @@ impl<'a> Env<'a> {
         self.compute_live_regs();
         self.walk(0)?;
         self.walk_globals()?;
+        self.check_release_of_insns()?;
         self.check_stack_depth()
     }
 
@@ -315,6 +320,10 @@ impl<'a> Env<'a> {
         }
     }
 
+    fn processed(&self) -> Vec<u32> {
+        self.aux.iter().map(|aux| aux.processed).collect()
+    }
+
     pub(crate) fn rejection(&self, refused: Reject) -> Rejection {
         let insn = (self.stats.processed > 0).then_some(InsnIdx(self.insn));
         Rejection { errno: refused.errno, kind: refused.kind, insn, message: refused.message, stats: self.stats }
@@ -331,6 +340,7 @@ impl<'a> Env<'a> {
         }
         self.find_constants();
         self.judge_main_prototype();
+        let processed = self.processed();
         let subprogs = self
             .subprogs
             .iter()
@@ -357,6 +367,7 @@ impl<'a> Env<'a> {
         let insns = self.spec.insns.to_vec();
         Verified::new(insns, self.facts, subprogs, self.stats, self.options.unprivileged, self.needs)
             .with_buffers(self.buffers)
+            .with_processed(processed)
     }
 
     /// The text of an instruction with its opcode byte, as the log has it.

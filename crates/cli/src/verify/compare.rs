@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::filter::Filters;
 use crate::args::{Output, VerifyArgs};
 use crate::exit::usage;
 use crate::input;
@@ -19,12 +20,12 @@ type Fields = BTreeMap<String, String>;
 /// Rows by file and program.
 type Results = BTreeMap<(String, String), Fields>;
 
-pub(crate) fn run(args: &VerifyArgs, output: Output) -> Result<()> {
+pub(super) fn run(args: &VerifyArgs, filters: &Filters, output: Output) -> Result<()> {
     let [old, new] = &args.objects[..] else { return usage("-C takes two CSV files: the old result and the new") };
     let (old, new) = (read(old)?, read(new)?);
     let keys: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
     let mut rows = Vec::new();
-    for key in keys {
+    for key in keys.into_iter().filter(|(file, prog)| filters.wants(file, prog)) {
         rows.push((key, old.get(key), new.get(key)));
     }
     if output.is_json() {

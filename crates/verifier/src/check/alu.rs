@@ -216,6 +216,7 @@ impl Env<'_> {
             _ => None,
         };
         let linked = self.caps.bpf
+            && self.options.profile.linked_sums
             && dst_reg.id != 0
             && !dst_reg.add_const
             && src != Operand::Reg(dst)

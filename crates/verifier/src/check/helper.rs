@@ -328,7 +328,8 @@ impl Env<'_> {
                 let Some(map) = meta.map else {
                     return Err(crate::env::internal!(self, "value of no map"));
                 };
-                let null = if id == MAP_LOOKUP && meta.key_in_range { 0 } else { null };
+                let known = id == MAP_LOOKUP && meta.key_in_range && self.options.profile.known_keys;
+                let null = if known { 0 } else { null };
                 let mut reg = Reg::pointer(RegType::of(Base::MapValue).with(null), map.extra);
                 if null == 0 && self.map_of(&map).is_some_and(|m| m.field(FieldKind::SpinLock).is_some()) {
                     reg.id = self.new_id();

@@ -253,7 +253,7 @@ impl Env<'_> {
         let allowed = match target {
             CallTarget::Helper(id) => matches!(id, helper::SPIN_UNLOCK | helper::KPTR_XCHG),
             CallTarget::Kfunc { id, .. } => self.kfunc_allowed_under_lock(id),
-            CallTarget::Subprog(_) => true,
+            CallTarget::Subprog(_) => self.options.profile.calls_under_lock,
         };
         if allowed {
             return Ok(());

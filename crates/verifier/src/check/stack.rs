@@ -143,7 +143,7 @@ impl Env<'_> {
         let reg = value.map(|r| *self.reg(r.number()));
         let keep_invalid = self.caps.perfmon;
         match (reg, self.stored_immediate()) {
-            (Some(mut reg), _) if aligned && reg.is_scalar() && self.caps.bpf => {
+            (Some(mut reg), _) if aligned && reg.is_scalar() && self.caps.bpf && self.keeps_spills(size) => {
                 let fits = size == SLOT || reg.bounds.u64.max < 1u64 << (size * 8);
                 if fits {
                     self.identify_scalar(&mut reg);
@@ -155,7 +155,7 @@ impl Env<'_> {
                 }
                 self.cur.frame_at_mut(frame).stack[slot_index].save(reg, size, keep_invalid);
             }
-            (None, Some(imm)) if aligned && self.caps.bpf => {
+            (None, Some(imm)) if aligned && self.caps.bpf && self.options.profile.stored_constants => {
                 let reg = Reg::constant(i64::from(imm).cast_unsigned());
                 self.cur.frame_at_mut(frame).stack[slot_index].save(reg, size, keep_invalid);
             }
@@ -189,6 +189,16 @@ impl Env<'_> {
         }
         self.step_at(frame, slot_index);
         Ok(())
+    }
+
+    /// Whether a scalar of this many bytes is remembered on the stack.
+    fn keeps_spills(&self, size: usize) -> bool {
+        size == SLOT || self.options.profile.narrow_spills
+    }
+
+    /// Whether stack that was not written may be read.
+    fn reads_unwritten(&self) -> bool {
+        self.caps.perfmon && self.options.profile.unwritten_stack
     }
 
     /// The immediate of the store being checked.
@@ -297,7 +307,7 @@ impl Env<'_> {
         for i in 0..size {
             let ok = match bytes[(SLOT + byte - i) % SLOT] {
                 ByteKind::Misc | ByteKind::Zero | ByteKind::Spill => true,
-                ByteKind::Invalid => self.caps.perfmon,
+                ByteKind::Invalid => self.reads_unwritten(),
                 ByteKind::Dynptr | ByteKind::Iter | ByteKind::IrqFlag => false,
             };
             if !ok {
@@ -361,7 +371,7 @@ impl Env<'_> {
             let clobber = access == Access::Write;
             match slot.bytes[byte] {
                 ByteKind::Misc => {}
-                kind @ (ByteKind::Zero | ByteKind::Invalid) if kind == ByteKind::Zero || self.caps.perfmon => {
+                kind @ (ByteKind::Zero | ByteKind::Invalid) if kind == ByteKind::Zero || self.reads_unwritten() => {
                     if clobber {
                         self.cur.frame_at_mut(frame).stack[slot_index].bytes[byte] = ByteKind::Misc;
                     }

@@ -44,6 +44,8 @@ pub enum Category {
     Limit,
     /// The program's encoding or types.
     Encoding,
+    /// The kernel version that is verified for does not have it.
+    Version,
     /// Something that this engine does not do.
     Unsupported,
     /// The verifier itself.
@@ -69,6 +71,7 @@ impl Category {
             Self::Map => "map",
             Self::Limit => "limit",
             Self::Encoding => "encoding",
+            Self::Version => "kernel version",
             Self::Unsupported => "not supported here",
             Self::Internal => "verifier",
         }

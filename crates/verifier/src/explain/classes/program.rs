@@ -892,4 +892,13 @@ pub(super) const ROWS: &[Class] = &[
         "{what}.",
         "Please report it with the object and this output.",
     ),
+    row(
+        C::Version,
+        S::None,
+        "{what} came with Linux {since}, and this is verified as by Linux {have}",
+        "not in this version of the kernel",
+        "Linux {have} does not have {what}, which came with Linux {since}; the program does not load there.",
+        "Do without it on older kernels: ask with bpf_core_enum_value_exists() or another CO-RE test, whose branch the verifier \
+         leaves out, or build another object for them.",
+    ),
 ];

@@ -1,0 +1,141 @@
+//! What differs between kernel versions, as data.
+//!
+//! Owns the limits and rules of each release that can be asked for. Invariant: the verifier reads these values where they
+//! decide and knows no versions; which release first had a helper, an instruction or a type is in `skep_abi::since`.
+
+use std::borrow::Cow;
+
+use skep_abi::since::KernelVersion;
+
+/// Limits and rules that differ between kernel versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent rules, each introduced by a release of its own")]
+pub struct Profile {
+    /// What the profile stands for, as shown to users: `6.18`.
+    pub name: Cow<'static, str>,
+    /// The release whose helpers, instructions and types there are.
+    pub version: KernelVersion,
+    /// Instructions that may be processed (`BPF_COMPLEXITY_LIMIT_INSNS`).
+    pub max_processed: u32,
+    /// Branches that may wait (`BPF_COMPLEXITY_LIMIT_JMP_SEQ`).
+    pub max_pending: u32,
+    /// Whether `ld_imm64` may take the address of per-CPU array values (7.3).
+    pub percpu_direct: bool,
+    /// Number of CPUs that `bpf_get_smp_processor_id` may name.
+    pub nr_cpus: u32,
+    /// Whether a lookup with a constant key that an array has needs no test for null (6.14).
+    pub known_keys: bool,
+    /// Whether `r2 = r1; r2 += 4` keeps the two linked (6.11).
+    pub linked_sums: bool,
+    /// Whether static functions may be called while a spin lock is held (6.9).
+    pub calls_under_lock: bool,
+    /// Whether privileged programs may read stack that was not written (6.3, and the long-term 6.1).
+    pub unwritten_stack: bool,
+    /// Whether a constant stored on the stack is remembered (6.3, and the long-term 6.1).
+    pub stored_constants: bool,
+    /// Whether scalars of less than 8 bytes keep their bounds on the stack (5.16).
+    pub narrow_spills: bool,
+}
+
+impl Profile {
+    /// The profiles that [`Self::named`] knows.
+    pub const NAMES: [&'static str; 6] = ["5.15", "6.1", "6.6", "6.12", "6.18", "7.3"];
+
+    /// The profile of a release: `6.12`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "5.15" => Self::linux_5_15(),
+            "6.1" => Self::linux_6_1(),
+            "6.6" => Self::linux_6_6(),
+            "6.12" => Self::linux_6_12(),
+            "6.18" => Self::linux_6_18(),
+            "7.3" => Self::linux_7_3(),
+            _ => return None,
+        })
+    }
+
+    /// Linux 5.15.
+    #[must_use]
+    pub fn linux_5_15() -> Self {
+        Self {
+            name: Cow::Borrowed("5.15"),
+            version: KernelVersion(5, 15),
+            unwritten_stack: false,
+            stored_constants: false,
+            narrow_spills: false,
+            ..Self::linux_6_1()
+        }
+    }
+
+    /// Linux 6.1.
+    #[must_use]
+    pub fn linux_6_1() -> Self {
+        Self { name: Cow::Borrowed("6.1"), version: KernelVersion(6, 1), ..Self::linux_6_6() }
+    }
+
+    /// Linux 6.6.
+    #[must_use]
+    pub fn linux_6_6() -> Self {
+        Self {
+            name: Cow::Borrowed("6.6"),
+            version: KernelVersion(6, 6),
+            linked_sums: false,
+            calls_under_lock: false,
+            ..Self::linux_6_12()
+        }
+    }
+
+    /// Linux 6.12.
+    #[must_use]
+    pub fn linux_6_12() -> Self {
+        Self { name: Cow::Borrowed("6.12"), version: KernelVersion(6, 12), known_keys: false, ..Self::linux_6_18() }
+    }
+
+    /// Linux 6.18.
+    #[must_use]
+    pub fn linux_6_18() -> Self {
+        Self {
+            name: Cow::Borrowed("6.18"),
+            version: KernelVersion(6, 18),
+            max_processed: 1_000_000,
+            max_pending: 8192,
+            percpu_direct: false,
+            nr_cpus: 8192,
+            known_keys: true,
+            linked_sums: true,
+            calls_under_lock: true,
+            unwritten_stack: true,
+            stored_constants: true,
+            narrow_spills: true,
+        }
+    }
+
+    /// Linux 7.3.
+    #[must_use]
+    pub fn linux_7_3() -> Self {
+        Self { name: Cow::Borrowed("7.3"), version: KernelVersion(7, 3), percpu_direct: true, ..Self::linux_6_18() }
+    }
+}
+
+impl Default for Profile {
+    /// Linux 6.18 and what `skep` itself adds: direct addresses of per-CPU data.
+    fn default() -> Self {
+        Self { name: Cow::Borrowed("skep"), ..Self::linux_7_3() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_a_profile_of_that_name() {
+        for name in Profile::NAMES {
+            let profile = Profile::named(name).unwrap();
+            assert_eq!(profile.name, name);
+            assert_eq!(profile.version.to_string(), name);
+        }
+        assert_eq!(Profile::named("6.19"), None);
+    }
+}
