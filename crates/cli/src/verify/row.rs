@@ -163,7 +163,7 @@ impl Row {
         }
         if let Some(explanation) = &self.explanation {
             let gap = if out.is_empty() { "" } else { "\n" };
-            let _ = write!(out, "{gap}{}\n", explanation.render(output.colored()));
+            let _ = writeln!(out, "{gap}{}", explanation.render(output.colored()));
         }
         out.push_str(&hot_lines(&self.prog, &self.hot));
         let (green, red, plain) = if output.colored() { ("\x1b[32m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
