@@ -1,5 +1,6 @@
 //! Test support: text vectors, generators and the running kernel as an oracle.
 
+pub mod counting;
 pub mod generate;
 pub mod kernel;
 pub mod kernel_btf;

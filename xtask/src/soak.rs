@@ -1,4 +1,4 @@
-//! The long proofs of the low-level crates, in release builds.
+//! The long proofs of what is hard to test, in release builds.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -20,19 +20,47 @@ pub(crate) enum What {
         #[arg(long)]
         mutants: bool,
     },
+    /// Tail calls: prog arrays change and programs come and go while threads run chains (testing/src/soak)
+    Tailcall {
+        /// Updates, deletions, loads and unloads
+        #[arg(long, default_value_t = 1_000_000)]
+        changes: u64,
+        /// Where the random numbers begin
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Generations: ten programs that call each other are exchanged while threads run them (testing/src/soak)
+    Generations {
+        /// Exchanges
+        #[arg(long, default_value_t = 100_000)]
+        swaps: u64,
+        /// Where the random numbers begin
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 pub(crate) fn run(what: &What) -> Result<()> {
-    let What::Poke { seconds, flips, mutants } = what;
     let mut soak = cargo();
-    soak.args(["run", "--quiet", "--release", "--package", "skep-text", "--features", "inject", "--example", "soak"]);
-    soak.arg("--");
-    if *mutants {
-        soak.args(["--mutants", "--seconds", &seconds.min(&10).to_string()]);
-    } else {
-        soak.args(["--seconds", &seconds.to_string(), "--flips", &flips.to_string()]);
+    match what {
+        What::Poke { seconds, flips, mutants } => {
+            soak.args(["run", "--quiet", "--release", "--package", "skep-text", "--features", "inject"]);
+            soak.args(["--example", "soak", "--"]);
+            if *mutants {
+                soak.args(["--mutants", "--seconds", &seconds.min(&10).to_string()]);
+            } else {
+                soak.args(["--seconds", &seconds.to_string(), "--flips", &flips.to_string()]);
+            }
+        }
+        What::Tailcall { changes, seed } => of_tail_calls(&mut soak, "tailcall", *changes, *seed),
+        What::Generations { swaps, seed } => of_tail_calls(&mut soak, "generations", *swaps, *seed),
     }
     shell::run(&mut soak)
+}
+
+fn of_tail_calls(soak: &mut std::process::Command, what: &str, count: u64, seed: u64) {
+    soak.args(["run", "--quiet", "--release", "--package", "skep-testing", "--bin", "soak", "--", what]);
+    soak.args([count.to_string(), seed.to_string()]);
 }
 
 /// loom replaces the primitives at compile time, so that everything is built apart.

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::frame::{BLOCK_OFF, CpuBlock, TAIL_CALLS_OFF};
 use crate::helper::{self, AddedHelper, HelperFn};
+use crate::running::Versions;
 
 /// Why an engine's state cannot be made.
 #[derive(Debug, Error)]
@@ -63,6 +64,7 @@ pub struct EngineState {
     /// Helpers of the embedder, by id.
     helpers: BTreeMap<u32, AddedHelper>,
     next_program: AtomicU32,
+    pub(crate) versions: Versions,
 }
 
 impl fmt::Debug for EngineState {
@@ -93,6 +95,7 @@ impl EngineState {
             trace: RwLock::new(None),
             helpers,
             next_program: AtomicU32::new(1),
+            versions: Versions::default(),
         }))
     }
 

@@ -18,6 +18,7 @@ pub mod iter;
 pub mod kfunc;
 pub mod map;
 pub mod program;
+mod running;
 pub mod test_run;
 
 pub use engine::{EngineError, EngineState, LayoutBase, StatsGuard, TraceLine, TraceSink};
@@ -25,4 +26,5 @@ pub use extension::{ExtendError, Extension};
 pub use frame::EXCEPTION_WORDS;
 pub use iter::IterError;
 pub use program::{Code, ProgStats, Program, ProgramError, ProgramParts, ReplaceError, Retired, RunError, StatsOff};
+pub use running::RunningProgram;
 pub use test_run::{TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult};

@@ -27,6 +27,7 @@ use crate::frame::{Entered, RunFrame};
 use crate::interp::{Fault, Interp, InterpError, InterpProgram, Resolve, Stack, Witness};
 use crate::map::MapRef;
 use crate::map::prog_array::{Owner, ProgArray, TailCallee};
+use crate::running::RunningProgram;
 use place::Place;
 pub use place::{ReplaceError, Retired};
 
@@ -273,7 +274,14 @@ impl Program {
             maps: parts.maps,
             attached: parts.attached,
         };
-        Ok(Self(Place::new(Arc::new(version))))
+        let version = Arc::new(version);
+        let code = version.code.as_ref().map_or(0..0, |code| {
+            let start = code.installed.addr(0).0;
+            start..start + code.installed.len() as u64
+        });
+        let program = RunningProgram { id: version.parts.id, name: version.parts.name.clone() };
+        engine.versions.add(Arc::as_ptr(&version).addr(), program, code);
+        Ok(Self(Place::new(version)))
     }
 
     /// A handle of the version that runs now, and of no other.
@@ -450,6 +458,12 @@ impl Program {
     #[must_use]
     pub fn ctx_type(&self) -> CtxType {
         self.0.ctx_type()
+    }
+}
+
+impl Drop for ProgInner {
+    fn drop(&mut self) {
+        self.engine.versions.remove(std::ptr::from_ref(self).addr());
     }
 }
 

@@ -4,7 +4,7 @@
 //! neither adds anything; what the generator says is what runs. Kernel counterpart: `bpf_jit_binary_pack_finalize`,
 //! kernel/bpf/core.c, 6.18.
 
-use skep_jit::{Image, ImageSubprog, MapAccess, MapLayout};
+use skep_jit::{Image, ImageSubprog, MapAccess, MapLayout, PatchSite};
 use skep_runtime::map::{Map, MapAccessInfo};
 use skep_text::{CodeArena, CodeImage, InstalledCode, Relocation, SiteSpec, TextError};
 
@@ -65,6 +65,12 @@ impl Code {
     #[must_use]
     pub fn subprogs(&self) -> &[ImageSubprog] {
         &self.image.subprogs
+    }
+
+    /// The places in it that are patched while it runs, ascending.
+    #[must_use]
+    pub fn sites(&self) -> &[PatchSite] {
+        &self.image.sites
     }
 
     /// As the runtime runs it.

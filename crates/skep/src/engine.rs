@@ -20,6 +20,7 @@ use crate::error::LoadError;
 use crate::load::{self, LoadOptions};
 use crate::loaded::Loaded;
 use crate::object::Object;
+use crate::stall::{Home, Stall, StallHook};
 
 /// How programs are executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +83,7 @@ pub struct Builder {
     contexts: Vec<(String, Option<UserLayout>, CtxType)>,
     helpers: BTreeMap<u32, AddedHelper>,
     options: Options,
+    on_stall: Option<StallHook>,
 }
 
 impl Builder {
@@ -128,12 +130,21 @@ impl Builder {
         self
     }
 
+    /// Calls `hook` for a run that has held up a grace period for a second, on the thread that waits; unless set, one line
+    /// is printed on standard error.
+    #[must_use]
+    pub fn on_stall(mut self, hook: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(Arc::new(hook));
+        self
+    }
+
     /// Starts the engine.
     ///
     /// # Errors
     /// vCPUs or code memory are not to be had, or a context is described wrongly.
     pub fn build(self) -> Result<Engine, BuildError> {
-        let mut config = Config::default();
+        let home = Home::default();
+        let mut config = Config { on_stall: home.reporter(self.on_stall), ..Config::default() };
         if let Some(n) = self.vcpus {
             config.n_possible = n;
         }
@@ -155,6 +166,7 @@ impl Builder {
             }
         }
         let state = EngineState::new(&cpus, arena, self.helpers)?;
+        home.set(&state);
         let layout = state.layout_base();
         Ok(Engine(Arc::new(Inner {
             layout: skep_jit::Layout {

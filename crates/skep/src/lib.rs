@@ -32,6 +32,7 @@ mod loaded;
 mod prog_array;
 mod program;
 mod slot;
+mod stall;
 mod typed;
 mod verify;
 mod version;
@@ -62,10 +63,11 @@ pub use skep_runtime::map::Map as RawMap;
 pub use skep_runtime::test_run::{
     Output, SkbOutput, TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult, User, XdpOutput,
 };
-pub use skep_runtime::{IterError, ProgStats, RunError, StatsGuard, TraceLine, TraceSink};
+pub use skep_runtime::{IterError, ProgStats, RunError, RunningProgram, StatsGuard, TraceLine, TraceSink};
 pub use skep_sync::CpuGuard;
 pub use skep_verifier::{Category, Cause, Explanation, Place, Role, Source};
 pub use slot::Slot;
+pub use stall::Stall;
 pub use typed::{MapTypeError, TypedMap};
 pub use verify::{HotLine, Shapes, SpecError, VerifyReport};
 pub use version::{Retired, SlotError, Version};

@@ -209,14 +209,28 @@ impl CpuSet {
     /// After a fork, or if an admission check refuses the thread.
     #[inline]
     pub fn enter(&self) -> Result<CpuGuard<'_>, EnterError> {
+        if let Some(guard) = self.enter_again() {
+            return Ok(guard);
+        }
         if let Some(record) = thread::biased(self.id) {
             // SAFETY: the record belongs to the set of this id, whose memory this handle keeps.
             let record = unsafe { record.as_ref() };
-            if let Some(base) = record.try_enter().or_else(|| record.try_nest()) {
+            if let Some(base) = record.try_nest() {
                 return Ok(CpuGuard { set: self, record, base, _thread: PhantomData });
             }
         }
         self.enter_slow(None)
+    }
+
+    /// Starts a run on the vCPU that this thread had, if it is in no run and the vCPU is its own still: what
+    /// [`enter`](CpuSet::enter) tries first, for callers that do the rest elsewhere, so that the guard stays in registers.
+    #[inline(always)]
+    pub fn enter_again(&self) -> Option<CpuGuard<'_>> {
+        let record = thread::biased(self.id)?;
+        // SAFETY: the record belongs to the set of this id, whose memory this handle keeps.
+        let record = unsafe { record.as_ref() };
+        let base = record.try_enter()?;
+        Some(CpuGuard { set: self, record, base, _thread: PhantomData })
     }
 
     /// As [`enter`](CpuSet::enter), on one particular vCPU; waits while another thread is in a run on it.

@@ -189,6 +189,17 @@ impl CodeArena {
         held.finish()
     }
 
+    /// Where in this arena a thread of this process is that runs without an end, by its kernel id; none if it is elsewhere or
+    /// in a system call, or where there is no handler of SIGTRAP to ask it with. For reports: the thread goes on meanwhile.
+    #[must_use]
+    pub fn whereabouts(&self, tid: u32) -> Option<CodeAddr> {
+        // A thread that sleeps would be woken, and is not in an arena's code.
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/stat")).ok()?;
+        let (_, state) = stat.rsplit_once(") ")?;
+        let running = state.starts_with('R');
+        running.then(|| trap::whereabouts(tid)).flatten().filter(|&at| self.contains(at))
+    }
+
     /// The set whose runs execute this arena's code.
     #[must_use]
     pub fn cpus(&self) -> &CpuSet {

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use crate::arch::CodeAddr;
 use crate::error::TextError;
 
 #[expect(clippy::unnecessary_wraps, reason = "as on x86-64")]
@@ -19,4 +20,8 @@ pub(crate) fn check() -> Result<(), TextError> {
 #[expect(clippy::unnecessary_wraps, reason = "as on x86-64")]
 pub(crate) fn thread_can_trap() -> Result<(), &'static str> {
     Ok(())
+}
+
+pub(crate) fn whereabouts(_: u32) -> Option<CodeAddr> {
+    None
 }

@@ -15,6 +15,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::arch::{CodeAddr, x64};
 use crate::error::TextError;
@@ -97,6 +99,56 @@ fn resolve(slot: &'static CpuSlot, at: CodeAddr) -> Option<u64> {
     })
 }
 
+/// Where a thread is, asked by a signal.
+struct Question {
+    /// One question at a time.
+    asking: Mutex<()>,
+    answer: AtomicU64,
+}
+
+static QUESTION: Question = Question { asking: Mutex::new(()), answer: AtomicU64::new(0) };
+
+impl Question {
+    /// Whether the signal is a question of this process.
+    fn is(info: *const libc::siginfo_t) -> bool {
+        // SAFETY: the kernel passes a valid description to a handler installed with SA_SIGINFO.
+        let info = unsafe { &*info };
+        // SAFETY: the field is there for signals that were queued with a value, and zero or another's otherwise.
+        let value = unsafe { info.si_value() };
+        info.si_code == libc::SI_QUEUE && value.sival_ptr == (&raw const QUESTION).cast_mut().cast()
+    }
+}
+
+/// The instruction that a running thread of this process is at; none if it does not answer within some milliseconds.
+///
+/// For threads that run and are in no system call: one that sleeps would be woken.
+pub(crate) fn whereabouts(tid: u32) -> Option<CodeAddr> {
+    const PATIENCE: Duration = Duration::from_millis(20);
+    if !INSTALLED.load(Ordering::Relaxed) || check().is_err() {
+        return None;
+    }
+    let _asking = QUESTION.asking.lock().unwrap_or_else(PoisonError::into_inner);
+    QUESTION.answer.store(0, Ordering::SeqCst);
+    let process = libc::pid_t::try_from(std::process::id()).ok()?;
+    let thread = libc::pid_t::try_from(tid).ok()?;
+    // What the kernel takes as a signal's description: number, errno, code, and from byte 16 sender, user and value.
+    let mut info = [0_u64; 16];
+    info[0] = u64::from(libc::SIGTRAP.unsigned_abs());
+    info[1] = u64::from(libc::SI_QUEUE.cast_unsigned());
+    info[2] = u64::from(process.unsigned_abs());
+    info[3] = (&raw const QUESTION).expose_provenance() as u64;
+    // SAFETY: queues a signal that our own handler answers; the description is as long as the kernel's.
+    let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGTRAP, info.as_ptr()) };
+    let asked = Instant::now();
+    while sent == 0 && asked.elapsed() < PATIENCE {
+        match QUESTION.answer.load(Ordering::SeqCst) {
+            0 => std::thread::sleep(Duration::from_micros(50)),
+            at => return Some(CodeAddr(at)),
+        }
+    }
+    None
+}
+
 unsafe extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the address of this thread's errno, which exists before any code of the thread runs.
     let errno = unsafe { libc::__errno_location() };
@@ -110,8 +162,13 @@ unsafe extern "C" fn on_trap(signal: i32, info: *mut libc::siginfo_t, context: *
     // Whatever sent the signal: no instruction starts one byte into a site, so that a thread which is there has met the
     // trap. A debugger that passes a trap on may have changed the description of the signal.
     let next = resolve(refs::current_slot(), at);
+    let question = Question::is(info);
+    if question {
+        QUESTION.answer.store(next.unwrap_or(rip.cast_unsigned()), Ordering::SeqCst);
+    }
     match next {
         Some(next) => *rip = next.cast_signed(),
+        None if question => {}
         // SAFETY: the arguments are the kernel's.
         None => unsafe { chain(signal, info, context) },
     }

@@ -108,11 +108,13 @@ pub enum PacketRef<'a> {
 
 impl CtxParts {
     /// An object without a packet: `len` bytes at `object`, the first `writable` of which a program may store to.
+    #[inline]
     #[must_use]
     pub fn plain(object: NonNull<u8>, len: u32, writable: u32) -> Self {
         Self { object, readable: len, writable, packet: Packet::None }
     }
 
+    #[inline]
     fn with_packet(self, packet: Packet) -> Self {
         Self { packet, ..self }
     }

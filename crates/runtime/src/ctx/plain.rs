@@ -32,6 +32,7 @@ impl RawTp {
 unsafe impl Context for RawTp {
     const TYPE: CtxType = CtxType::RawTp;
 
+    #[inline]
     fn parts(&mut self) -> CtxParts {
         CtxParts::plain(NonNull::from(&mut self.args).cast(), 8 * 12, 0)
     }
@@ -75,6 +76,7 @@ impl Syscall {
 unsafe impl Context for Syscall {
     const TYPE: CtxType = CtxType::Syscall;
 
+    #[inline]
     fn parts(&mut self) -> CtxParts {
         let len = u32::try_from(self.len).unwrap_or(u32::MAX);
         let object = NonNull::new(self.words.as_mut_ptr()).unwrap_or(NonNull::dangling());

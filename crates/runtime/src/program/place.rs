@@ -15,7 +15,7 @@ use skep_sync::{CpuGuard, CpuId, CpuSet, SyncError};
 use thiserror::Error;
 
 use super::{ProgInner, Program, RunError, enter_code};
-use crate::ctx::{Context, CtxParts, CtxType};
+use crate::ctx::{Context, CtxType};
 use crate::engine::EngineState;
 use crate::interp::Witness;
 
@@ -109,52 +109,71 @@ impl Place {
         }
     }
 
+    /// What is common is inline and cannot unwind or take an address of this frame: so the guard, the context's description
+    /// and the result stay in registers.
     #[inline]
     pub(super) fn run<C: Context>(&self, ctx: &mut C) -> Result<u64, RunError> {
+        if C::TYPE == self.ctx_type
+            && self.entry.load(Ordering::Relaxed) != 0
+            && let Some(guard) = self.cpus.enter_again()
+        {
+            let entry = self.entry.load(Ordering::Acquire);
+            if entry != 0 {
+                // SAFETY: as in `run_held`: the guard holds the vCPU until the end of the call, and the context is of the
+                // program's kind.
+                return Ok(unsafe { enter_code(entry, guard.base(), ctx.parts()) });
+            }
+        }
+        self.run_slow(ctx).map_err(|error| *error)
+    }
+
+    #[inline(never)]
+    fn run_slow<C: Context>(&self, ctx: &mut C) -> Result<u64, Box<RunError>> {
         if C::TYPE != self.ctx_type {
             return Err(self.wrong_context());
         }
-        let guard = self.cpus.enter()?;
+        let guard = self.cpus.enter().map_err(|error| Box::new(error.into()))?;
         // SAFETY: the guard holds the vCPU until the end of the call, and the context is of the program's kind.
-        unsafe { self.run_held(guard.base(), ctx.parts()) }
+        unsafe { self.run_held(guard.base(), ctx) }.map_err(Box::new)
     }
 
     #[inline]
     pub(super) fn run_on<C: Context>(&self, guard: &CpuGuard<'_>, ctx: &mut C) -> Result<u64, RunError> {
         if C::TYPE != self.ctx_type {
-            return Err(self.wrong_context());
+            return Err(*self.wrong_context());
         }
         let base = guard.base().as_ptr() as u64;
         if base.wrapping_sub(self.regions.0) > self.regions.1 {
             return Err(RunError::OtherEngine);
         }
         // SAFETY: the guard holds a vCPU of this engine's set, and the context is of the program's kind.
-        unsafe { self.run_held(guard.base(), ctx.parts()) }
+        unsafe { self.run_held(guard.base(), ctx) }
     }
 
     /// # Safety
     /// This thread holds the vCPU with this base, of the engine's set, and `ctx` is of the program's kind.
-    #[inline]
-    unsafe fn run_held(&self, base: NonNull<u8>, ctx: CtxParts) -> Result<u64, RunError> {
+    #[inline(always)]
+    unsafe fn run_held<C: Context>(&self, base: NonNull<u8>, ctx: &mut C) -> Result<u64, RunError> {
         // Acquire: the version is whole before it is seen. The load comes after the guard's mark, so that a grace period
         // that begins after an exchange waits for every run that loaded the old word.
         let entry = self.entry.load(Ordering::Acquire);
         if entry == 0 {
             // SAFETY: the caller's duties, passed on.
-            return unsafe { self.run_framed(base, ctx) };
+            return unsafe { self.run_framed(base, ctx) }.map_err(|error| *error);
         }
         // SAFETY: the entry of a version that is released a grace period after it left; the rest is the caller's duty.
-        Ok(unsafe { enter_code(entry, base, ctx) })
+        Ok(unsafe { enter_code(entry, base, ctx.parts()) })
     }
 
     /// # Safety
     /// As for [`Self::run_held`].
-    unsafe fn run_framed(&self, base: NonNull<u8>, ctx: CtxParts) -> Result<u64, RunError> {
+    #[inline(never)]
+    unsafe fn run_framed<C: Context>(&self, base: NonNull<u8>, ctx: &mut C) -> Result<u64, Box<RunError>> {
         let version = self.current.load(Ordering::Acquire);
         // SAFETY: a version is released a grace period after it left; this run is marked since before the load.
         let version = unsafe { &*version };
         // SAFETY: the caller's duties, passed on.
-        unsafe { version.run_framed(base, ctx) }
+        unsafe { version.run_framed(base, ctx.parts()) }.map_err(Box::new)
     }
 
     pub(super) fn run_limited<C: Context>(
@@ -164,18 +183,20 @@ impl Place {
         witness: Witness<'_>,
     ) -> Result<u64, RunError> {
         if C::TYPE != self.ctx_type {
-            return Err(self.wrong_context());
+            return Err(*self.wrong_context());
         }
         let guard = self.cpus.enter()?;
         self.current().run_limited(guard.base(), ctx.parts(), budget, witness)
     }
 
     #[cold]
-    fn wrong_context(&self) -> RunError {
-        if self.ctx_type == CtxType::Function {
-            return RunError::Extension { program: self.name.to_string() };
-        }
-        RunError::WrongContext { program: self.name.to_string() }
+    #[inline(never)]
+    fn wrong_context(&self) -> Box<RunError> {
+        let program = self.name.to_string();
+        Box::new(match self.ctx_type {
+            CtxType::Function => RunError::Extension { program },
+            _ => RunError::WrongContext { program },
+        })
     }
 
     pub(super) fn engine(&self) -> &Arc<EngineState> {

@@ -28,11 +28,12 @@ const ALIVE: u64 = 0x736b_6570_0001;
 
 struct Bias {
     set: Cell<u64>,
-    record: Cell<Option<NonNull<Record>>>,
+    /// Dangling while `set` is 0, which is the id of no set.
+    record: Cell<NonNull<Record>>,
 }
 
 thread_local! {
-    static BIAS: Bias = const { Bias { set: Cell::new(0), record: Cell::new(None) } };
+    static BIAS: Bias = const { Bias { set: Cell::new(0), record: Cell::new(NonNull::dangling()) } };
     static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -59,13 +60,13 @@ impl Drop for Held {
 /// The record that this thread used last, if it was in set `set`.
 #[inline(always)]
 pub(super) fn biased(set: u64) -> Option<NonNull<Record>> {
-    BIAS.with(|bias| if bias.set.get() == set { bias.record.get() } else { None })
+    BIAS.with(|bias| (bias.set.get() == set).then(|| bias.record.get()))
 }
 
 /// Makes `record` the one that the fast path of set `set` finds.
 pub(super) fn bias(set: u64, record: RecRef) {
     BIAS.with(|bias| {
-        bias.record.set(Some(NonNull::from(record)));
+        bias.record.set(NonNull::from(record));
         bias.set.set(set);
     });
 }

@@ -1,0 +1,159 @@
+//! Proofs under load of what tail calls promise: `cargo xtask soak tailcall` and `cargo xtask soak generations`.
+//!
+//! Threads run chains of programs that write down, in the packet, which programs they were, while others change prog arrays,
+//! load, unload and replace programs. Invariant: each run's notes are compared with what was possible while it ran; an
+//! [`Outcome`] without problems says that all were, and that memory in use did not grow.
+
+mod generations;
+mod history;
+mod program;
+mod tailcall;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use skep::Engine;
+
+pub use generations::generations;
+pub use tailcall::tailcall;
+
+/// How much to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Changes of slots, loads and unloads; or swaps.
+    pub changes: u64,
+    /// Threads that run programs.
+    pub runners: usize,
+    /// Where the random numbers begin.
+    pub seed: u64,
+}
+
+/// What is in use when nothing is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes of the heap, if [`Counting`](crate::counting::Counting) counts them.
+    pub heap: usize,
+    /// Bytes of machine code.
+    pub code: usize,
+    /// Bytes of per-CPU memory.
+    pub per_cpu: usize,
+    /// Resident pages of the process.
+    pub resident: usize,
+}
+
+impl Memory {
+    /// Waits until everything that was deferred is done, and what that deferred, and looks.
+    fn settled(engine: &Engine) -> Self {
+        for _ in 0..8 {
+            if engine.cpus().barrier().is_err() {
+                break;
+            }
+        }
+        let used = engine.memory_use();
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let resident = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        Self { heap: crate::counting::bytes_in_use(), code: used.code, per_cpu: used.per_cpu, resident }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Changes of slots.
+    pub updates: u64,
+    /// Slots that were emptied.
+    pub deletions: u64,
+    /// Programs that were loaded.
+    pub loads: u64,
+    /// Programs that were let go, some of them still in slots.
+    pub unloads: u64,
+    /// Objects that were exchanged as a whole.
+    pub swaps: u64,
+    /// Runs that were checked, and the tail calls that they made.
+    pub runs: u64,
+    /// See `runs`.
+    pub hops: u64,
+    /// Patch sites whose bytes were compared with the model.
+    pub sites: u64,
+    /// Memory in use after each part of the soak.
+    pub memory: Vec<Memory>,
+    /// What was wrong, at most a few examples.
+    pub problems: Vec<String>,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { updates, deletions, loads, unloads, swaps, runs, hops, sites, .. } = self;
+        writeln!(f, "{updates} updates, {deletions} deletions, {loads} loads, {unloads} unloads, {swaps} swaps")?;
+        writeln!(f, "{runs} runs with {hops} tail calls, {sites} patch sites compared")?;
+        for memory in &self.memory {
+            let Memory { heap, code, per_cpu, resident } = memory;
+            writeln!(f, "in use: heap {heap}, code {code}, per CPU {per_cpu} bytes; {resident} pages resident")?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "PROBLEM: {problem}")?;
+        }
+        f.write_str(if self.problems.is_empty() { "nothing wrong" } else { "failed" })
+    }
+}
+
+/// What all threads of a soak share.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    updates: AtomicU64,
+    deletions: AtomicU64,
+    loads: AtomicU64,
+    unloads: AtomicU64,
+    runs: AtomicU64,
+    hops: AtomicU64,
+    sites: AtomicU64,
+    problems: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    /// Notes a problem and ends the soak: the first examples are worth the most.
+    fn problem(&self, text: String) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems.len() < 5 {
+            problems.push(text);
+        }
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn outcome(&self, memory: Vec<Memory>) -> Outcome {
+        let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
+        let mut outcome = Outcome {
+            updates: read(&self.updates),
+            deletions: read(&self.deletions),
+            loads: read(&self.loads),
+            unloads: read(&self.unloads),
+            runs: read(&self.runs),
+            hops: read(&self.hops),
+            sites: read(&self.sites),
+            problems: self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            memory,
+            ..Outcome::default()
+        };
+        outcome.check_memory();
+        outcome
+    }
+}
+
+impl Outcome {
+    /// Nothing but noise may have been added between the first look and the last.
+    fn check_memory(&mut self) {
+        let (Some(first), Some(last)) = (self.memory.first().copied(), self.memory.last().copied()) else { return };
+        if (last.code, last.per_cpu) != (first.code, first.per_cpu) {
+            self.problems.push(format!("code or per-CPU memory grew: {first:?} to {last:?}"));
+        }
+        // A hundredth, and what a few vectors that doubled their room may have taken.
+        if last.heap > first.heap + first.heap / 100 + 4096 {
+            self.problems.push(format!("the heap grew: {first:?} to {last:?}"));
+        }
+    }
+}
