@@ -6,6 +6,7 @@
 //! `{access}`, `{value}`, `{call}`, `{field}` and `{context}`.
 
 mod access;
+mod objects;
 mod program;
 
 use crate::verified::RejectionKind;
@@ -135,7 +136,7 @@ pub(super) const CHECK_INDEX: &str = "Bound the index before it is used, on the 
 
 /// The rows, in order.
 fn rows() -> impl Iterator<Item = &'static Class> {
-    access::ROWS.iter().chain(program::ROWS)
+    access::ROWS.iter().chain(program::ROWS).chain(objects::ROWS)
 }
 
 /// The row of a message, with what its pattern's names stand for.
