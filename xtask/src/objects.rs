@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use crate::shell::{command, output, root, run, step};
 
 /// Folders whose `build.sh OUT` compiles their sources into `OUT`, and where the committed objects lie.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "examples",
     "bench",
+    "crates/capi/tests/c",
     "crates/object/tests/c",
     "crates/object/tests/c/link",
     "crates/skep/tests/data",

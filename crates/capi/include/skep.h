@@ -90,6 +90,7 @@ struct bpf_link;
 struct btf;
 struct ring_buffer;
 struct ring;
+struct perf_buffer;
 
 /* ---- the engine ------------------------------------------------------------------------------------------------ */
 
@@ -383,6 +384,29 @@ LIBBPF_API size_t ring__avail_data_size(const struct ring *r);
 LIBBPF_API size_t ring__size(const struct ring *r);
 LIBBPF_API int ring__map_fd(const struct ring *r);
 LIBBPF_API int ring__consume(struct ring *r);
+
+/* ---- perf buffers ---------------------------------------------------------------------------------------------- */
+
+typedef void (*perf_buffer_sample_fn)(void *ctx, int cpu, void *data, __u32 size);
+typedef void (*perf_buffer_lost_fn)(void *ctx, int cpu, __u64 cnt);
+
+struct perf_buffer_opts {
+	size_t sz;
+	__u32 sample_period; /* makes no difference: the first sample after an empty ring wakes */
+	size_t : 0;
+};
+#define perf_buffer_opts__last_field sample_period
+
+LIBBPF_API struct perf_buffer *perf_buffer__new(int map_fd, size_t page_cnt, perf_buffer_sample_fn sample_cb,
+						perf_buffer_lost_fn lost_cb, void *ctx,
+						const struct perf_buffer_opts *opts);
+LIBBPF_API void perf_buffer__free(struct perf_buffer *pb);
+LIBBPF_API int perf_buffer__poll(struct perf_buffer *pb, int timeout_ms);
+LIBBPF_API int perf_buffer__consume(struct perf_buffer *pb);
+LIBBPF_API int perf_buffer__consume_buffer(struct perf_buffer *pb, size_t buf_idx);
+LIBBPF_API int perf_buffer__epoll_fd(const struct perf_buffer *pb);
+LIBBPF_API size_t perf_buffer__buffer_cnt(const struct perf_buffer *pb);
+LIBBPF_API int perf_buffer__buffer_fd(const struct perf_buffer *pb, size_t buf_idx);
 
 /* ---- names ----------------------------------------------------------------------------------------------------- */
 

@@ -20,6 +20,7 @@ pub mod batch;
 pub mod elem;
 pub mod test_run;
 
+pub mod perf;
 pub mod ring;
 
 pub mod info;

@@ -14,6 +14,7 @@ use skep_capi::batch::BatchOpts;
 use skep_capi::engine::SkepOpts;
 use skep_capi::info::{MapCreateOpts, MapInfo, ProgInfo};
 use skep_capi::object::open::OpenOpts;
+use skep_capi::perf::PerfBufferOpts;
 use skep_capi::ring::RingBufferOpts;
 use skep_capi::skeleton::{
     LinkedMapSkeleton, MapSkeleton, ObjectSkeleton, ObjectSubskeleton, ProgSkeleton, VarSkeleton,
@@ -53,6 +54,7 @@ fn layouts() -> Vec<Layout> {
             ctx_size_out retval repeat duration flags cpu batch_size),
         layout!("bpf_map_batch_opts", BatchOpts, sz elem_flags flags),
         layout!("ring_buffer_opts", RingBufferOpts, sz),
+        layout!("perf_buffer_opts", PerfBufferOpts, sz sample_period),
         layout!("bpf_map_create_opts", MapCreateOpts, sz btf_fd btf_key_type_id btf_value_type_id btf_vmlinux_value_type_id
             inner_map_fd map_flags map_extra numa_node map_ifindex value_type_btf_obj_fd token_fd excl_prog_hash
             excl_prog_hash_size),
@@ -123,6 +125,8 @@ fn structs_are_laid_out_as_libbpf_has_them() {
         ("bpf_map_skeleton", "link"),
         ("bpf_object_open_opts", ""),
         ("bpf_object_open_opts", "bpf_token_path"),
+        ("perf_buffer_opts", ""),
+        ("perf_buffer_opts", "sample_period"),
         ("bpf_map_create_opts", ""),
         ("bpf_map_create_opts", "value_type_btf_obj_fd"),
         ("bpf_map_create_opts", "token_fd"),

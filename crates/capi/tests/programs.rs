@@ -32,6 +32,15 @@ fn objects() {
 }
 
 #[test]
+fn kinds() {
+    let scratch = tempfile::tempdir().unwrap();
+    for compiler in compilers() {
+        let program = build(scratch.path(), &source("kinds"), compiler, Link::Shared, options(compiler));
+        assert_eq!(run(&program, &[]), "ok\n", "{compiler:?}");
+    }
+}
+
+#[test]
 fn a_program_without_choices_runs_as_the_environment_says() {
     let scratch = tempfile::tempdir().unwrap();
     let program = build(scratch.path(), &source("maps"), compilers()[0], Link::Shared, &[]);

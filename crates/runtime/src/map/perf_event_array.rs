@@ -6,8 +6,11 @@
 //! one that fits. Kernel counterpart: `perf_event_array_map_ops`, `bpf_perf_event_output` (kernel/trace/bpf_trace.c, 6.18).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
 
 use skep_abi::Errno;
 use skep_abi::map_flags::{BPF_F_NUMA_NODE, BPF_F_PRESERVE_ELEMS, BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG};
@@ -47,6 +50,10 @@ pub struct PerfRing {
     tail: AtomicU64,
     lost: AtomicU64,
     reader: Mutex<u64>,
+    /// Written at the first sample after the reader found nothing, once somebody asked for it.
+    event: OnceLock<OwnedFd>,
+    /// The reader found nothing since.
+    armed: AtomicBool,
 }
 
 /// What a reader gets.
@@ -78,6 +85,8 @@ impl PerfRing {
             tail: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             reader: Mutex::new(0),
+            event: OnceLock::new(),
+            armed: AtomicBool::new(true),
         }))
     }
 
@@ -125,7 +134,42 @@ impl PerfRing {
             at += len as u64;
         }
         self.head.store(head + total, Ordering::Release);
+        if let Some(event) = self.event.get() {
+            // Either this sees that the reader found nothing, or the reader sees the sample.
+            fence(Ordering::SeqCst);
+            if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::Relaxed) {
+                // A full counter is readable, which is all that matters.
+                let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+            }
+        }
         Ok(())
+    }
+
+    /// A descriptor for `poll` and `epoll`, readable from the first sample after [`PerfRing::drained`] to the next such call.
+    /// Ask for it before the ring is put into a map.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOMEM`.
+    pub fn event(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if self.event.get().is_none() {
+            let fresh = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(|error| Errno(error.raw_os_error()))?;
+            // Another thread may have been faster; then its event is the one.
+            let _ = self.event.set(fresh);
+        }
+        self.event.get().map(AsFd::as_fd).ok_or(Errno::ENOMEM)
+    }
+
+    /// Whether nothing is to be read. If so, the next sample makes the event readable.
+    #[must_use]
+    pub fn drained(&self) -> bool {
+        if let Some(event) = self.event.get() {
+            // An error is that it was not readable.
+            let _ = rustix::io::read(event, &mut [0_u8; 8]);
+        }
+        self.armed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.tail.load(Ordering::Relaxed) == self.head.load(Ordering::Acquire)
     }
 
     /// The next record, if there is one.

@@ -264,6 +264,21 @@ fn perf_samples_go_to_the_ring_of_the_cpu() {
         assert_eq!(ring.read(), None);
     }
     assert_eq!(map.lookup(&1_u32.to_ne_bytes(), 0), Err(Errno::ENOTSUPP));
+
+    // The event is readable from the first sample after the reader found nothing.
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let fresh = PerfRing::new(1, 64).unwrap();
+    let event = fresh.event().unwrap();
+    let readable = || poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&Timespec::default())).unwrap() == 1;
+    assert_eq!(map.update_slot(&1_u32.to_ne_bytes(), Slot::PerfRing(fresh.clone()), 0), Ok(()));
+    assert!(!readable() && fresh.drained());
+    for _ in 0..2 {
+        assert_eq!((output(BPF_F_CURRENT_CPU), readable()), (Ok(()), true));
+        assert_eq!(output(BPF_F_CURRENT_CPU), Ok(()));
+        assert!(!fresh.drained(), "two samples are there");
+        assert!(fresh.read().is_some() && fresh.read().is_some() && fresh.read().is_none());
+        assert!(fresh.drained() && !readable());
+    }
 }
 
 #[test]
