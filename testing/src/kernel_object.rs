@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use skep_abi::{Errno, MapType, RawInsn};
 use skep_btf::TypeId;
 use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
-use skep_object::{MapKind, MapSpec, ObjectSpec, ProgramSpec, SlotTarget};
+use skep_object::{MapSpec, ObjectSpec, ProgramSpec, SlotTarget};
 
 use crate::kernel::{self, BtfFd, LoadFailure, Loaded, Map, MapCreate, Prog, ProgLoad};
 use crate::kernel_btf;
@@ -61,7 +61,7 @@ impl<'a> KernelObject<'a> {
     /// # Errors
     /// The kernel refuses a map. Types that it refuses are left out, as libbpf does.
     pub fn create(spec: &'a ObjectSpec) -> Result<Self, KernelError> {
-        let bytes = spec.btf.as_ref().and_then(|btf| kernel_btf::for_kernel(btf));
+        let bytes = spec.btf.as_ref().and_then(|btf| btf.to_kernel_bytes().ok());
         let btf = bytes.and_then(|bytes| kernel::btf_load(&bytes).ok());
         let mut maps = Vec::new();
         for map in &spec.maps {
@@ -227,15 +227,7 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
     });
     let created = created.map_err(|errno| failed(map, "create", errno))?;
     if let Some(image) = map.initial_value() {
-        let image = if map.kind == MapKind::PerCpu {
-            // Without BPF_F_ALL_CPUS (before 6.19), an update gives every CPU's value.
-            let mut one = image.into_owned();
-            one.resize(one.len().next_multiple_of(8), 0);
-            one.repeat(kernel::possible_cpus())
-        } else {
-            image.into_owned()
-        };
-        created.update(&[0; 4], &image, 0).map_err(|errno| failed(map, "initial value", errno))?;
+        created.fill(&image).map_err(|errno| failed(map, "initial value", errno))?;
         if read_only {
             created.freeze().map_err(|errno| failed(map, "freeze", errno))?;
         }

@@ -13,7 +13,7 @@ use skep_sync::{Config, CpuSet};
 use crate::kernel;
 
 /// How many vCPUs our maps have, whatever the machine: vectors name CPU 1, and `cpu=end`, which is the first too many.
-const OUR_CPUS: usize = 4;
+pub const OUR_CPUS: usize = 4;
 
 /// One case of a file.
 #[derive(Debug, Clone)]
@@ -189,8 +189,8 @@ impl Target for kernel::Map {
         kernel::Map::freeze(self)
     }
 
-    fn lookup_batch(&self, count: u32, _: u64, delete: bool) -> Result<Found, Errno> {
-        let batch = kernel::Map::lookup_batch(self, None, count, delete)?;
+    fn lookup_batch(&self, count: u32, flags: u64, delete: bool) -> Result<Found, Errno> {
+        let batch = self.lookup_batch_with(None, count, delete, flags)?;
         Ok(Found { keys: batch.keys, values: batch.values, end: batch.end.is_some() })
     }
 

@@ -21,6 +21,8 @@
 //! R0 !read_ok
 //! ```
 //!
+//! `contents` are the first value, of every CPU in a per-CPU map, and freeze the map.
+//!
 //! The last part is `accept` or `reject ERRNO` and the last line of the log, followed by any number of `| ` lines that the log
 //! of level 2 has, and of `= ` lines that the rewritten program has, each in this order; expectations of a vector that skips the
 //! kernel are blessed from ours. Invariant: what another vector expects is what the running kernel says, where there is one.
@@ -218,7 +220,8 @@ impl Case {
         shape.name = Cow::Borrowed(&map.name);
         shape.flags = map.flags;
         shape.frozen = map.contents.is_some();
-        shape.contents = map.contents.as_deref().map(Cow::Borrowed);
+        // What a per-CPU map holds is no constant.
+        shape.contents = map.contents.as_deref().filter(|_| !map.map_type.is_percpu()).map(Cow::Borrowed);
         let inner = map.inner.as_ref().and_then(|name| self.maps.iter().find(|m| &m.name == name));
         shape.inner = inner.map(|m| {
             let mut inner = self.shape(m);
@@ -318,7 +321,7 @@ impl Case {
             };
             let created = create.create().map_err(|e| format!("map {}: {e}", map.name))?;
             if let Some(contents) = &map.contents {
-                created.update(&[0; 4], contents, 0).map_err(|e| format!("map {}: {e}", map.name))?;
+                created.fill(contents).map_err(|e| format!("map {}: {e}", map.name))?;
                 created.freeze().map_err(|e| format!("map {}: {e}", map.name))?;
             }
             maps.push(created);
@@ -370,6 +373,7 @@ impl Case {
 /// The last line of a log that is a message: not the statistics, not a source line.
 #[must_use]
 pub fn last_line(log: &str) -> String {
+    let log = crate::kernel::before_explanation(log);
     let mut lines = log.lines().rev().filter(|l| !l.is_empty() && !l.starts_with("processed ") && !l.starts_with("; "));
     let mut last = lines.next().unwrap_or_default();
     let marker = "infinite loop detected at insn";

@@ -110,3 +110,22 @@ fn verdicts_are_the_kernels() {
         files.len()
     ));
 }
+
+/// Verdicts on per-CPU data, which the running kernel does not know: `cargo xtask oracle percpu` asks one that does.
+#[test]
+fn verdicts_on_percpu_data_are_those_of_linux_7_3() {
+    let files = skep_testing::vectors::files(&skep_testing::vectors::directory("percpu/verdict"));
+    assert!(files.len() >= 20, "only {} vectors found", files.len());
+    let bless = std::env::var_os("BLESS").is_some();
+    let mut problems = String::new();
+    for path in &files {
+        let case = parse(&std::fs::read_to_string(path).unwrap_or_default()).expect("a vector");
+        let (ours, _) = case.ours(1);
+        if bless {
+            std::fs::write(path, case.bless(&ours)).expect("a file of the tree");
+        } else if case.expected.as_ref() != Some(&ours) {
+            let _ = writeln!(problems, "{}: expected {:?}, ours: {ours}", path.display(), case.expected);
+        }
+    }
+    assert!(problems.is_empty(), "\n{problems}");
+}

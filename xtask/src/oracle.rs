@@ -3,6 +3,9 @@
 //! What is fetched lies in a cache outside the tree (`SKEP_CACHE`, else `~/.cache/skep`): the kernel's own tests are under
 //! another licence and are compiled and run here, never copied.
 
+mod packages;
+mod percpu;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -43,6 +46,8 @@ pub(crate) enum What {
         /// Only files whose name starts with this
         filter: Option<String>,
     },
+    /// Per-CPU data beside Linux 7.3 in QEMU, and C skeletons beside bpftool 7.8; both are fetched
+    Percpu,
 }
 
 pub(crate) fn run(what: &What) -> Result<()> {
@@ -59,12 +64,21 @@ pub(crate) fn run(what: &What) -> Result<()> {
             shell::run(&mut oracle)
         }
         What::Selftests { verbose, show, filter } => selftests(*verbose, show.as_deref(), filter.as_deref()),
+        What::Percpu => percpu::run(),
     }
 }
 
+/// A program of the testing crate, optimised: it does the same many times.
 fn testing_binary(name: &str) -> std::process::Command {
+    let mut run = quick_binary(name);
+    run.args(["--release", "--"]);
+    run
+}
+
+/// A program of the testing crate that has little to do; its arguments follow `--`.
+fn quick_binary(name: &str) -> std::process::Command {
     let mut run = cargo();
-    run.args(["run", "--quiet", "--release", "--package", "skep-testing", "--bin", name, "--"]);
+    run.args(["run", "--quiet", "--package", "skep-testing", "--bin", name]);
     run
 }
 

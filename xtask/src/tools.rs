@@ -32,8 +32,16 @@ pub(crate) fn ensure(install: bool) -> Result<()> {
     if !exists("apt-get") {
         bail!("missing: {list}; this system has no apt-get, install them with its own package manager");
     }
-    eprintln!("tools: installing through apt: {list}");
     apt(&["update", "-q"])?;
+    self::install(&packages)
+}
+
+/// Installs packages through apt.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    if !exists("apt-get") {
+        bail!("this system has no apt-get, install {} with its own package manager", packages.join(" "));
+    }
+    eprintln!("tools: installing through apt: {}", packages.join(" "));
     let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
     words.extend(packages);
     apt(&words)

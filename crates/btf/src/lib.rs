@@ -24,6 +24,8 @@ mod build;
 mod merge;
 mod write;
 
+mod kernel_form;
+
 pub mod dump;
 
 pub use build::Builder;

@@ -499,8 +499,12 @@ pub(crate) enum Gen {
     #[command(after_help = "\
 Examples:
   skep gen skeleton fw.bpf.o > fw.skel.h
-  skep gen skeleton fw.bpf.o name fw --lang rust > fw.rs")]
+  skep gen skeleton fw.bpf.o name fw --lang rust > fw.rs
+  skep gen skeleton -L fw.bpf.o > fw.lskel.h")]
     Skeleton {
+        /// A light skeleton: instead of the object, a program of type syscall that loads it
+        #[arg(short = 'L', long)]
+        use_loader: bool,
         /// The object file
         object: PathBuf,
         /// `name NAME`: what the skeleton is called; the file's name unless given

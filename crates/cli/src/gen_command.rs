@@ -12,11 +12,14 @@ use crate::{input, output};
 
 pub(crate) fn run(command: &Gen) -> Result<()> {
     match command {
-        Gen::Skeleton { object, words, lang, types } => {
+        Gen::Skeleton { use_loader, object, words, lang, types } => {
             let (spec, elf, ident) = open(object, words)?;
-            let text = match lang {
-                Language::C => skep_skel::c_skeleton(&spec, &elf, &ident, &COptions { define_types: *types }),
-                Language::Rust => skep_skel::rust_skeleton(&spec, &elf, &ident),
+            let options = COptions { define_types: *types };
+            let text = match (lang, use_loader) {
+                (Language::C, false) => skep_skel::c_skeleton(&spec, &elf, &ident, &options),
+                (Language::C, true) => skep_skel::c_light_skeleton(&spec, &ident, &options),
+                (Language::Rust, false) => skep_skel::rust_skeleton(&spec, &elf, &ident),
+                (Language::Rust, true) => skep_skel::rust_light_skeleton(&spec, &ident),
             };
             output::print(&text.with_context(|| object.display().to_string())?)
         }

@@ -428,6 +428,11 @@ fn skeletons_in_both_languages() {
     assert!(stdout(&c).contains("struct counters__percpu {"), "{}", stdout(&c));
     let rust = words("gen skeleton examples/percpu_counters.bpf.o --lang rust");
     assert!(stdout(&rust).contains("pub mod percpu_counters_bpf"), "{}", stdout(&rust));
+    let light = words("gen skeleton -L examples/percpu_counters.bpf.o");
+    assert!(stdout(&light).contains("err = bpf_load_and_run(&opts);"), "{}", stderr(&light));
+    let light = words("gen skeleton --use-loader examples/percpu_counters.bpf.o --lang rust");
+    assert!(stdout(&light).contains("engine.load_light(&LIGHT, values)"), "{}", stderr(&light));
+    fails("gen skeleton -L examples/request_filter.bpf.o", 1, "names no program type");
     fails("gen skeleton examples/percpu_counters.bpf.o frob", 2, "name NAME");
 }
 

@@ -180,6 +180,12 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
+    /// Bytes of the initial value; 0 for a map of `.maps`.
+    #[must_use]
+    pub fn image_len(&self) -> usize {
+        if self.kind.is_internal() { self.value_size as usize } else { 0 }
+    }
+
     /// The initial value of an internal map, of `value_size` bytes; `None` for a map of `.maps`.
     #[must_use]
     pub fn initial_value(&self) -> Option<std::borrow::Cow<'_, [u8]>> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
 use skep_sync::{CpuSet, SyncError};
 use skep_text::{CodeArena, Key, KeyHold, TextError};
@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::frame::{BLOCK_OFF, CpuBlock, TAIL_CALLS_OFF};
 use crate::helper::{self, AddedHelper, HelperFn};
 use crate::running::Versions;
+use crate::syscall::Syscalls;
 
 /// Why an engine's state cannot be made.
 #[derive(Debug, Error)]
@@ -65,6 +66,8 @@ pub struct EngineState {
     helpers: BTreeMap<u32, AddedHelper>,
     next_program: AtomicU32,
     pub(crate) versions: Versions,
+    /// Who loads programs and keeps their descriptors: the engine, which keeps this state.
+    syscalls: OnceLock<Weak<dyn Syscalls>>,
 }
 
 impl fmt::Debug for EngineState {
@@ -96,6 +99,7 @@ impl EngineState {
             helpers,
             next_program: AtomicU32::new(1),
             versions: Versions::default(),
+            syscalls: OnceLock::new(),
         }))
     }
 
@@ -160,6 +164,16 @@ impl EngineState {
             helpers,
             ld_abs: address(helper::load_absolute()),
         }
+    }
+
+    /// Says who answers bpf(2) of programs; the first to say so stays.
+    pub fn set_syscalls(&self, calls: Weak<dyn Syscalls>) {
+        let _ = self.syscalls.set(calls);
+    }
+
+    /// Who answers bpf(2) of programs, while it is there.
+    pub(crate) fn syscalls(&self) -> Option<Arc<dyn Syscalls>> {
+        self.syscalls.get()?.upgrade()
     }
 
     /// A number that no other program of the engine has.

@@ -151,6 +151,13 @@ impl Run {
         unsafe { self.frame().interp.get().as_ref() }
     }
 
+    /// Whether a helper may write these bytes for the run: what its context lends it, and values that it may write itself.
+    pub(crate) fn may_write(&self, address: u64, len: u64) -> bool {
+        let inside = |(start, end): (u64, u64)| address >= start && address <= end && len <= end - address;
+        self.frame().ctx.packet_bounds().is_some_and(inside)
+            || self.program().maps().iter().any(|map| map.ops().contains(address, len).is_some_and(|a| a.write))
+    }
+
     /// Whether the run may read these bytes: what a program could have read itself.
     pub(crate) fn may_read(&self, address: u64, len: u64) -> bool {
         if let Some(interp) = self.interp() {

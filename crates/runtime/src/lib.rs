@@ -19,6 +19,7 @@ pub mod kfunc;
 pub mod map;
 pub mod program;
 mod running;
+pub mod syscall;
 pub mod test_run;
 
 pub use engine::{EngineError, EngineState, LayoutBase, StatsGuard, TraceLine, TraceSink};

@@ -21,8 +21,8 @@ pub struct COptions {
 }
 
 /// A map with the struct of its variables.
-struct Section<'a> {
-    named: &'a NamedMap<'a>,
+pub(crate) struct Section<'a> {
+    pub(crate) named: &'a NamedMap<'a>,
     fields: Vec<Field>,
     /// Each field as a declaration.
     declarations: Vec<String>,
@@ -44,7 +44,7 @@ pub fn c_skeleton(object: &ObjectSpec, elf: &[u8], name: &str, options: &COption
     Ok(out)
 }
 
-fn sections<'a>(
+pub(crate) fn sections<'a>(
     object: &ObjectSpec,
     maps: &'a [NamedMap<'a>],
     definitions: Option<&mut String>,
@@ -105,7 +105,7 @@ fn write_all(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
     write_create(out, parts)?;
     write_bytes(out, parts)?;
     write_cxx(out, name)?;
-    write_asserts(out, parts)?;
+    write_asserts(out, name, &parts.sections)?;
     writeln!(out, "\n#endif /* {guard} */")
 }
 
@@ -138,7 +138,24 @@ fn write_struct(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
             writeln!(out, "\t}} {group};")?;
         }
     }
-    for section in &parts.sections {
+    write_sections(out, name, &parts.sections)?;
+    write!(
+        out,
+        "\n#ifdef __cplusplus\n\
+         \tstatic inline struct {name} *open(const struct bpf_object_open_opts *opts = nullptr);\n\
+         \tstatic inline struct {name} *open_and_load();\n\
+         \tstatic inline int load(struct {name} *skel);\n\
+         \tstatic inline int attach(struct {name} *skel);\n\
+         \tstatic inline void detach(struct {name} *skel);\n\
+         \tstatic inline void destroy(struct {name} *skel);\n\
+         \tstatic inline const void *elf_bytes(size_t *sz);\n\
+         #endif /* __cplusplus */\n}};\n\n"
+    )
+}
+
+/// The structs of variables, each a pointer in the skeleton.
+pub(crate) fn write_sections(out: &mut String, name: &str, sections: &[Section<'_>]) -> std::fmt::Result {
+    for section in sections {
         let ident = &section.named.ident;
         writeln!(out, "\tstruct {name}__{ident} {{")?;
         let mut pads = 0;
@@ -160,18 +177,7 @@ fn write_struct(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
         }
         writeln!(out, "\t}} *{ident};")?;
     }
-    write!(
-        out,
-        "\n#ifdef __cplusplus\n\
-         \tstatic inline struct {name} *open(const struct bpf_object_open_opts *opts = nullptr);\n\
-         \tstatic inline struct {name} *open_and_load();\n\
-         \tstatic inline int load(struct {name} *skel);\n\
-         \tstatic inline int attach(struct {name} *skel);\n\
-         \tstatic inline void detach(struct {name} *skel);\n\
-         \tstatic inline void destroy(struct {name} *skel);\n\
-         \tstatic inline const void *elf_bytes(size_t *sz);\n\
-         #endif /* __cplusplus */\n}};\n\n"
-    )
+    Ok(())
 }
 
 /// `declaration` with `name_` for the last word `name` that stands alone.
@@ -382,14 +388,20 @@ fn write_bytes(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
 {{
 	static const char data[] __attribute__((__aligned__(8))) = \""
     )?;
-    for line in parts.elf.chunks(26) {
+    write_octal(out, parts.elf)?;
+    write!(out, "\";\n\n\t*sz = {size};\n\treturn (const void *)data;\n}}\n\n")
+}
+
+/// The inside of a string literal, over many lines.
+pub(crate) fn write_octal(out: &mut String, bytes: &[u8]) -> std::fmt::Result {
+    for line in bytes.chunks(26) {
         out.push_str("\\\n");
         for byte in line {
             // Octal: an escape of three digits cannot swallow what follows it.
             write!(out, "\\{byte:03o}")?;
         }
     }
-    write!(out, "\";\n\n\t*sz = {size};\n\treturn (const void *)data;\n}}\n\n")
+    Ok(())
 }
 
 fn write_cxx(out: &mut String, name: &str) -> std::fmt::Result {
@@ -409,8 +421,7 @@ const void *{name}::elf_bytes(size_t *sz) {{ return {name}__elf_bytes(sz); }}
     )
 }
 
-fn write_asserts(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
-    let name = parts.name;
+pub(crate) fn write_asserts(out: &mut String, name: &str, sections: &[Section<'_>]) -> std::fmt::Result {
     write!(
         out,
         "__attribute__((unused)) static void
@@ -421,7 +432,7 @@ fn write_asserts(out: &mut String, parts: &Parts<'_>) -> std::fmt::Result {
 #endif
 "
     )?;
-    for section in &parts.sections {
+    for section in sections {
         let ident = &section.named.ident;
         for field in &section.fields {
             let plain = names::ident(&field.name);

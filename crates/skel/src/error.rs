@@ -49,4 +49,24 @@ pub enum Error {
         /// The section.
         section: String,
     },
+    /// The object is whole, but has something that no load gives a value.
+    #[error("the object cannot be loaded")]
+    Unloadable(#[source] skep_object::Error),
+    /// The object's types cannot be written.
+    #[error("the object's types cannot be written")]
+    Btf(#[source] skep_btf::Error),
+    /// A program that a loader program cannot load.
+    #[error("program '{program}' cannot be in a light skeleton: {why}")]
+    Loader {
+        /// The program.
+        program: String,
+        /// Why.
+        why: String,
+    },
+    /// An instruction refers to no map.
+    #[error("an instruction refers to a map that the object does not have")]
+    LoaderMap,
+    /// More maps, programs or data than one loader program can have.
+    #[error("the object is too large for a light skeleton")]
+    LoaderTooLarge,
 }

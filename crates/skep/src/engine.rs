@@ -4,18 +4,20 @@
 //! machine denies something, the engine starts in a mode that is named and shown, or not at all.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use skep_abi::ctx::CtxLayout;
 use skep_jit::{Arch, CpuFeatures};
 use skep_object::ProgramSpec;
 use skep_runtime::ctx::{CtxType, UserContext, UserLayout};
 use skep_runtime::helper::{AddedHelper, UserHelper};
+use skep_runtime::syscall::Syscalls;
 use skep_runtime::{EngineError, EngineState, StatsGuard, TraceSink};
 use skep_sync::{Config, CpuSet, SyncError};
 use skep_text::{ArenaConfig, CodeArena, TextError};
 use skep_verifier::{HelperTable, Options};
 
+use crate::bpf::Table;
 use crate::error::LoadError;
 use crate::load::{self, LoadOptions};
 use crate::loaded::Loaded;
@@ -168,7 +170,9 @@ impl Builder {
         let state = EngineState::new(&cpus, arena, self.helpers)?;
         home.set(&state);
         let layout = state.layout_base();
-        Ok(Engine(Arc::new(Inner {
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: this.clone(),
+            fds: Table::default(),
             layout: skep_jit::Layout {
                 tail_calls: layout.tail_calls,
                 cpu_id: layout.cpu_id,
@@ -181,11 +185,16 @@ impl Builder {
             live,
             contexts,
             options: self.options,
-        })))
+        });
+        let calls: Weak<dyn Syscalls> = Arc::downgrade(&inner) as Weak<dyn Syscalls>;
+        inner.state.set_syscalls(calls);
+        Ok(Engine(inner))
     }
 }
 
-struct Inner {
+pub(crate) struct Inner {
+    this: Weak<Inner>,
+    pub(crate) fds: Table,
     state: Arc<EngineState>,
     live: bool,
     layout: skep_jit::Layout,
@@ -340,6 +349,11 @@ impl Engine {
         ]
     }
 
+    /// The descriptors of [`Engine::bpf`].
+    pub(crate) fn fds(&self) -> &Table {
+        &self.0.fds
+    }
+
     pub(crate) fn state(&self) -> &Arc<EngineState> {
         &self.0.state
     }
@@ -377,6 +391,13 @@ impl Engine {
             let rest = program.section.strip_prefix(context.section.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
+    }
+}
+
+impl Inner {
+    /// A handle of the engine, unless its last one is gone.
+    pub(crate) fn handle(&self) -> Option<Engine> {
+        self.this.upgrade().map(Engine)
     }
 }
 

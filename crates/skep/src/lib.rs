@@ -37,6 +37,8 @@ mod typed;
 mod verify;
 mod version;
 
+pub mod bpf;
+
 mod clock;
 mod code;
 mod error;
@@ -44,6 +46,7 @@ mod kernel_types;
 mod maps;
 mod pokes;
 
+pub use bpf::{Light, LightError, LightSkeleton};
 pub use code::Code;
 pub use engine::{BuildError, Builder, Engine, Feature, LivePatching, MemoryUse, Mode};
 pub use error::LoadError;
@@ -56,10 +59,12 @@ pub use prog_array::ProgArray;
 pub use program::Program;
 /// Descriptions of context structs.
 pub use skep_abi::ctx::{CtxField, CtxFieldKind, CtxLayout};
+pub use skep_runtime::Program as RawProgram;
 pub use skep_runtime::ctx::{Context, CtxType, Redirect};
 pub use skep_runtime::ctx::{RawTp, SkBuff, Skb, Syscall, UserContext, UserLayout, Xdp, XdpAction, XdpBuff};
 pub use skep_runtime::helper::{Arg, Args, UserHelper};
 pub use skep_runtime::map::Map as RawMap;
+pub use skep_runtime::syscall::UserMemory;
 pub use skep_runtime::test_run::{
     Output, SkbOutput, TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult, User, XdpOutput,
 };

@@ -84,7 +84,7 @@ pub(crate) fn load(engine: &Engine, object: Object, options: &LoadOptions) -> Re
 }
 
 /// One program, from instructions to something that runs.
-fn build(
+pub(crate) fn build(
     engine: &Engine,
     object: &Object,
     index: usize,
@@ -155,15 +155,7 @@ fn build(
         }
         None => None,
     };
-    let mut attached: Vec<Box<dyn std::any::Any + Send + Sync>> = Vec::new();
-    if let Some(code) = &code {
-        for (map, watcher) in PokeWatcher::of(code.installed(), code.image(), &xlated.pokes) {
-            let Some(array) = used.get(map as usize).and_then(|map| map.downcast::<ProgArray>()) else { continue };
-            let watcher: Arc<dyn SlotWatcher> = Arc::new(watcher);
-            array.watch(&watcher);
-            attached.push(Box::new(watcher));
-        }
-    }
+    let mut attached = code.as_ref().map_or_else(Vec::new, |code| watch_arrays(code, &xlated.pokes, &used));
     let parts = code.as_ref().map(Code::parts);
     if let Some(code) = code {
         attached.push(Box::new(code));
@@ -198,6 +190,18 @@ fn build(
         errno,
     })?;
     Ok(program)
+}
+
+/// Tells prog arrays which jumps of this code follow their slots; what keeps them told.
+fn watch_arrays(code: &Code, pokes: &[skep_verifier::Poke], used: &[Map]) -> Vec<Box<dyn std::any::Any + Send + Sync>> {
+    let mut attached: Vec<Box<dyn std::any::Any + Send + Sync>> = Vec::new();
+    for (map, watcher) in PokeWatcher::of(code.installed(), code.image(), pokes) {
+        let Some(array) = used.get(map as usize).and_then(|map| map.downcast::<ProgArray>()) else { continue };
+        let watcher: Arc<dyn SlotWatcher> = Arc::new(watcher);
+        array.watch(&watcher);
+        attached.push(Box::new(watcher));
+    }
+    attached
 }
 
 /// Verifies with as little log as a rejection needs: none at first, then the failing path.

@@ -157,7 +157,7 @@ fn entries(map_type: MapType, entries: u32, cpus: &CpuSet) -> Result<u32, Errno>
     }
 }
 
-fn special(field: &RecordField) -> Option<SpecialField> {
+pub(crate) fn special(field: &RecordField) -> Option<SpecialField> {
     use skep_verifier::FieldKind as Kind;
     let kind = match field.kind {
         Kind::SpinLock => FieldKind::SpinLock,

@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use skep_abi::ctx::{BPF_MAP_ELEM, CtxLayout};
 use skep_abi::{AttachType, MapType, ProgType};
 use skep_verifier::{
-    Category, Explanation, ExtTarget, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec, RecordField, Refusal,
-    Rejection, Stats, Verified,
+    Category, Explanation, ExtTarget, HelperTable, KfuncRef, Log, MapShape, Options, ProgFlags, ProgramSpec,
+    RecordField, Refusal, Rejection, Stats, Verified,
 };
 
 use skep_btf::{CoreTarget, TypeId};
@@ -155,8 +155,19 @@ impl Object {
     /// # Errors
     /// The program cannot be handed to the verifier. A rejection is no error but a verdict.
     pub fn verify(&self, program: usize, shapes: &Shapes, options: &Options) -> Result<VerifyReport, SpecError> {
-        let maps = self.map_shapes(shapes);
-        self.with_program_spec(program, &maps, None, |spec, poisoned| {
+        self.verify_on(program, &self.map_shapes(shapes), options, None)
+    }
+
+    /// As [`Object::verify`], on maps of this shape and with an embedder's helpers.
+    pub(crate) fn verify_on(
+        &self,
+        program: usize,
+        maps: &[MapShape<'_>],
+        options: &Options,
+        helpers: Option<&HelperTable>,
+    ) -> Result<VerifyReport, SpecError> {
+        self.with_program_spec(program, maps, None, |spec, poisoned| {
+            let spec = &ProgramSpec { helpers, ..spec.clone() };
             let mut log = Log::new();
             let (verdict, explanation, processed) = match skep_verifier::verify_explained(spec, options, &mut log) {
                 Ok(verified) => {

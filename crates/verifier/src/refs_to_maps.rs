@@ -88,7 +88,12 @@ impl Env<'_> {
         if shape.map_type != MapType::Arena && (shape.max_entries != 1 || off >= shape.value_size) {
             let size = shape.value_size;
             let text = format!("invalid access to map value pointer, value_size={size} off={off}");
-            let errno = if shape.max_entries == 1 { Errno::EINVAL } else { Errno::ENOTSUPP };
+            // The two array types chose different numbers.
+            let errno = match (shape.max_entries, percpu) {
+                (1, _) => Errno::EINVAL,
+                (_, false) => Errno::ENOTSUPP,
+                (_, true) => Errno::ENOTSUP,
+            };
             return Err(self.reject(errno, RejectionKind::Safety, text));
         }
         Ok(())

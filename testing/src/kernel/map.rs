@@ -9,6 +9,9 @@ use skep_abi::{Errno, MapType};
 
 use super::{object_name, possible_cpus, sys, until_nul};
 
+/// Flags under which a value of a per-CPU map is that of one CPU.
+const ONE_VALUE: u64 = skep_abi::update_flags::BPF_F_CPU | skep_abi::update_flags::BPF_F_ALL_CPUS;
+
 /// What BPF_MAP_CREATE takes. Start from [`MapCreate::new`].
 #[derive(Clone, Debug)]
 pub struct MapCreate<'a> {
@@ -75,14 +78,7 @@ impl MapCreate<'_> {
         };
         // SAFETY: the attribute holds no address.
         let fd = unsafe { sys::bpf_fd(sys::MAP_CREATE, &mut attr) }?;
-        let value_len = if self.map_type.is_percpu() {
-            (self.value_size as usize).next_multiple_of(8).saturating_mul(possible_cpus())
-        } else if self.map_type.is_map_of_maps() {
-            4
-        } else {
-            self.value_size as usize
-        };
-        Ok(Map { fd, map_type: self.map_type, key_len: self.key_size as usize, value_len })
+        Ok(Map::new(fd, self.map_type, self.key_size, self.value_size))
     }
 }
 
@@ -93,6 +89,7 @@ pub struct Map {
     map_type: MapType,
     key_len: usize,
     value_len: usize,
+    value_size: usize,
 }
 
 impl AsFd for Map {
@@ -148,6 +145,28 @@ struct RawMapInfo {
 }
 
 impl Map {
+    fn new(fd: OwnedFd, map_type: MapType, key_size: u32, value_size: u32) -> Self {
+        let value_len = if map_type.is_percpu() {
+            (value_size as usize).next_multiple_of(8).saturating_mul(possible_cpus())
+        } else if map_type.is_map_of_maps() {
+            4
+        } else {
+            value_size as usize
+        };
+        Self { fd, map_type, key_len: key_size as usize, value_len, value_size: value_size as usize }
+    }
+
+    /// A map that something else created.
+    ///
+    /// # Errors
+    /// The errno of asking the kernel for its sizes; `EINVAL` for a type that is not known here.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, Errno> {
+        let unsized_map = Self::new(fd, MapType::Array, 0, 0);
+        let info = unsized_map.info()?;
+        let map_type = MapType::from_u32(info.map_type).ok_or(Errno::EINVAL)?;
+        Ok(Self::new(unsized_map.fd, map_type, info.key_size, info.value_size))
+    }
+
     /// Its descriptor, for `ld_imm64` map references.
     #[must_use]
     pub fn raw_fd(&self) -> RawFd {
@@ -185,6 +204,9 @@ impl Map {
         }
         // SAFETY: the key and the value have the map's lengths and outlive the call.
         unsafe { sys::bpf(cmd, &mut attr) }?;
+        if flags & ONE_VALUE != 0 {
+            value.truncate(self.value_size);
+        }
         Ok(value)
     }
 
@@ -208,13 +230,30 @@ impl Map {
     /// The errno of the call; `EINVAL` for a key or value of another length.
     pub fn update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
         self.check_key(key)?;
-        // With BPF_F_CPU and BPF_F_ALL_CPUS the kernel reads one value of a per-CPU map.
-        if value.len() < self.value_len && flags & 24 == 0 {
+        if value.len() < self.len_under(flags) {
             return Err(Errno::EINVAL);
         }
         let mut attr = self.elem(sys::address(key), sys::address(value), flags);
         // SAFETY: the key and the value have at least the map's lengths and outlive the call.
         unsafe { sys::bpf(sys::MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    }
+
+    /// Sets element 0 of an array, in a per-CPU map for every CPU.
+    ///
+    /// # Errors
+    /// As for [`Map::update`].
+    pub fn fill(&self, value: &[u8]) -> Result<(), Errno> {
+        if !self.map_type.is_percpu() {
+            return self.update(&[0; 4], value, 0);
+        }
+        match self.update(&[0; 4], value, skep_abi::update_flags::BPF_F_ALL_CPUS) {
+            Err(Errno::EINVAL) => {}
+            done => return done,
+        }
+        // Before Linux 7.0, an update gives every CPU's value.
+        let mut one = value.to_vec();
+        one.resize(one.len().next_multiple_of(8), 0);
+        self.update(&[0; 4], &one.repeat(possible_cpus()), 0)
     }
 
     /// BPF_MAP_DELETE_ELEM.
@@ -273,6 +312,14 @@ impl Map {
     /// # Errors
     /// The errno of the call; `ENOENT`, which ends the map, is in [`Batch::end`].
     pub fn lookup_batch(&self, from: Option<&[u8]>, count: u32, delete: bool) -> Result<Batch, Errno> {
+        self.lookup_batch_with(from, count, delete, 0)
+    }
+
+    /// As [`Map::lookup_batch`], with flags for each element.
+    ///
+    /// # Errors
+    /// As for [`Map::lookup_batch`].
+    pub fn lookup_batch_with(&self, from: Option<&[u8]>, count: u32, delete: bool, flags: u64) -> Result<Batch, Errno> {
         let room = count as usize;
         let mut keys = vec![0u8; self.key_len * room];
         let mut values = vec![0u8; self.value_len * room];
@@ -289,6 +336,7 @@ impl Map {
             values: sys::address_mut(&mut values),
             count,
             map_fd: self.fd.as_raw_fd().cast_unsigned(),
+            elem_flags: flags,
             ..Default::default()
         };
         let cmd = if delete { sys::MAP_LOOKUP_AND_DELETE_BATCH } else { sys::MAP_LOOKUP_BATCH };
@@ -300,7 +348,7 @@ impl Map {
         };
         let done = attr.count as usize;
         keys.truncate(done * self.key_len);
-        values.truncate(done * self.value_len);
+        values.truncate(done * self.len_under(flags));
         Ok(Batch { keys, values, count: attr.count, next, end })
     }
 
@@ -310,7 +358,7 @@ impl Map {
     /// The errno of the call and how many elements were done before it.
     pub fn update_batch(&self, keys: &[u8], values: &[u8], elem_flags: u64) -> Result<u32, (Errno, u32)> {
         let count = keys.len() / self.key_len.max(1);
-        if values.len() < count * self.value_len {
+        if values.len() < count * self.len_under(elem_flags) {
             return Err((Errno::EINVAL, 0));
         }
         let mut attr = sys::BatchAttr {
@@ -364,6 +412,11 @@ impl Map {
             flags: raw.map_flags,
             name: until_nul(&raw.name),
         })
+    }
+
+    /// Bytes of a value under these flags.
+    fn len_under(&self, flags: u64) -> usize {
+        if flags & ONE_VALUE == 0 { self.value_len } else { self.value_size }
     }
 
     fn elem(&self, key: u64, value: u64, flags: u64) -> sys::ElemAttr {

@@ -123,6 +123,26 @@ pub fn possible_cpus() -> usize {
     })
 }
 
+/// A verifier's log up to where it begins to explain itself, as Linux does since 7.3.
+#[must_use]
+pub fn before_explanation(log: &str) -> &str {
+    log.split("\nVerification failed: ").next().unwrap_or(log)
+}
+
+/// Keeps this thread on one CPU from now on.
+///
+/// # Errors
+/// The errno of sched_setaffinity(2).
+pub fn pin_to_cpu(cpu: usize) -> Result<(), Errno> {
+    let mut set = [0u64; 16];
+    let word = set.get_mut(cpu / 64).ok_or(Errno::EINVAL)?;
+    *word = 1 << (cpu % 64);
+    // SAFETY: the call reads as many bytes of the set as its size says, and changes nothing but this thread's affinity.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&set), set.as_ptr()) };
+    let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    if result < 0 { Err(Errno(errno())) } else { Ok(()) }
+}
+
 /// A kernel object name: at most 15 bytes, zero-filled.
 fn object_name(name: &str) -> [u8; NAME_LEN] {
     let mut out = [0; NAME_LEN];

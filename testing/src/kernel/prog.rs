@@ -187,7 +187,7 @@ impl LoadFailure {
                 || line.starts_with("stack depth ")
                 || line.starts_with("mark_precise"))
         };
-        self.log.lines().rev().find(is_message).unwrap_or("")
+        super::before_explanation(&self.log).lines().rev().find(is_message).unwrap_or("")
     }
 }
 
@@ -200,6 +200,13 @@ pub struct Prog {
 impl AsFd for Prog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Prog {
+    /// A program that something else loaded.
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
     }
 }
 
@@ -341,6 +348,22 @@ impl Prog {
             ctx,
             data_size: attr.data_size_out,
         })
+    }
+
+    /// Runs a syscall program once on `ctx`, which holds afterwards what the program left there; its result.
+    ///
+    /// # Errors
+    /// As for [`Prog::test_run`].
+    pub fn run_syscall(&self, ctx: &mut [u8]) -> Result<u32, Errno> {
+        let mut attr = sys::TestRunAttr {
+            prog_fd: self.fd.as_raw_fd().cast_unsigned(),
+            ctx_size_in: sys::length(ctx),
+            ctx_in: sys::address_mut(ctx),
+            ..Default::default()
+        };
+        // SAFETY: the context has its length, and the kernel writes it back to where it read it.
+        unsafe { sys::bpf(sys::PROG_TEST_RUN, &mut attr) }?;
+        Ok(attr.retval)
     }
 
     /// What the kernel tells about it, with its rewritten and its machine code.

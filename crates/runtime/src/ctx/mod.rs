@@ -90,7 +90,7 @@ enum Packet {
     None,
     Xdp(NonNull<XdpBuff>),
     Skb(NonNull<SkBuff>),
-    /// First byte and end, of an embedder's context.
+    /// First byte and end, of an embedder's context, or of what is lent to a syscall program.
     Bytes(u64, u64),
     /// The output of an iterator, and first byte and end of the value.
     MapElem(NonNull<map_elem::Seq>, (u64, u64)),

@@ -5,7 +5,7 @@
 
 use std::ptr::NonNull;
 
-use super::{Context, CtxParts, CtxType};
+use super::{Context, CtxParts, CtxType, Packet};
 
 /// Arguments of a raw tracepoint program: `u64 args[]`, 12 at most; missing ones are 0.
 #[derive(Clone, Debug)]
@@ -43,6 +43,7 @@ unsafe impl Context for RawTp {
 pub struct Syscall {
     words: Vec<u64>,
     len: usize,
+    user: Vec<u8>,
 }
 
 impl Syscall {
@@ -60,7 +61,33 @@ impl Syscall {
                 u64::from_ne_bytes(word)
             })
             .collect();
-        Self { words, len: bytes.len() }
+        Self { words, len: bytes.len(), user: Vec::new() }
+    }
+
+    /// Lends the run memory, which its program reaches by address: with `bpf_copy_from_user`, and as memory of `bpf_sys_bpf`.
+    #[must_use]
+    pub fn with_user_memory(mut self, memory: Vec<u8>) -> Self {
+        self.user = memory;
+        self
+    }
+
+    /// Where the lent memory begins, the same until the context is dropped.
+    #[must_use]
+    pub fn user_address(&self) -> u64 {
+        self.user.as_ptr().expose_provenance() as u64
+    }
+
+    /// The lent memory as it is now.
+    #[must_use]
+    pub fn user_memory(&self) -> &[u8] {
+        &self.user
+    }
+
+    /// Puts a number into the context, where a program expects it; nothing happens beyond its end.
+    pub fn set_u64(&mut self, at: usize, value: u64) {
+        if at.saturating_add(8) <= self.len && at.is_multiple_of(8) {
+            self.words[at / 8] = value;
+        }
     }
 
     /// The bytes as they are now.
@@ -80,6 +107,8 @@ unsafe impl Context for Syscall {
     fn parts(&mut self) -> CtxParts {
         let len = u32::try_from(self.len).unwrap_or(u32::MAX);
         let object = NonNull::new(self.words.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        CtxParts::plain(object.cast(), len, len)
+        let user = self.user.as_mut_ptr().expose_provenance() as u64;
+        let lent = Packet::Bytes(user, user + self.user.len() as u64);
+        CtxParts::plain(object.cast(), len, len).with_packet(lent)
     }
 }

@@ -12,7 +12,7 @@ mod format;
 mod iterate;
 mod map;
 mod output;
-mod probe;
+pub(crate) mod probe;
 mod redirect;
 mod ringbuf;
 mod seq;
@@ -20,6 +20,7 @@ mod skb;
 mod skb_room;
 mod spin;
 mod string;
+mod syscall;
 mod task;
 mod time;
 mod trace;
@@ -94,6 +95,7 @@ pub fn table() -> &'static [(u32, HelperFn)] {
             spin::table(),
             dynptr::table(),
             fib::table(),
+            syscall::table(),
         ] {
             all.extend(family);
         }

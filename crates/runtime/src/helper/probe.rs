@@ -24,7 +24,7 @@ pub(super) fn table() -> Vec<(u32, HelperFn)> {
 }
 
 /// Copies from `address`, if the run may read all of it.
-pub(super) fn read(run: Run, address: u64, to: &mut [u8]) -> Result<(), Errno> {
+pub(crate) fn read(run: Run, address: u64, to: &mut [u8]) -> Result<(), Errno> {
     if !run.may_read(address, to.len() as u64) {
         to.fill(0);
         return Err(Errno::EFAULT);

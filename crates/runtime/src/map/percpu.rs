@@ -10,6 +10,16 @@ use skep_sync::{CpuId, CpuSet, PerCpuOff};
 
 use super::value::{ValueLayout, copy, zero};
 
+/// The flags of a user's update that say whether the key must be there. One value for all CPUs takes none of them, and for
+/// one CPU's value they are not heeded: the kernel compares the flags as a whole.
+pub(crate) fn plain_flags(flags: u64) -> Result<u64, Errno> {
+    let low = flags & u64::from(u32::MAX);
+    if low & BPF_F_ALL_CPUS != 0 {
+        return if low == BPF_F_ALL_CPUS { Ok(0) } else { Err(Errno::EINVAL) };
+    }
+    Ok(if low & BPF_F_CPU != 0 { 0 } else { low })
+}
+
 /// Elements in per-CPU memory.
 pub(crate) struct PerCpuValues {
     cpus: CpuSet,

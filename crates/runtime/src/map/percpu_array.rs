@@ -8,7 +8,7 @@
 
 use skep_abi::Errno;
 use skep_abi::map_flags::BPF_F_NUMA_NODE;
-use skep_abi::update_flags::{BPF_F_CPU, BPF_F_LOCK, BPF_NOEXIST};
+use skep_abi::update_flags::{BPF_F_LOCK, BPF_NOEXIST};
 use skep_sync::{CpuSet, PerCpuOff};
 
 use super::array::{check_array, check_flags, index_at, index_of, next_index};
@@ -97,8 +97,7 @@ unsafe impl MapOps for PerCpuArray {
     }
 
     fn user_update(&self, key: &[u8], value: &[u8], flags: u64) -> Result<(), Errno> {
-        // The handle has checked the CPU flags.
-        let plain = flags & u64::from(u32::MAX) & !(BPF_F_CPU | skep_abi::update_flags::BPF_F_ALL_CPUS);
+        let plain = super::percpu::plain_flags(flags)?;
         check_flags(plain)?;
         let offset = self.offset(index_of(key)).ok_or(Errno::E2BIG)?;
         if plain & BPF_NOEXIST != 0 {

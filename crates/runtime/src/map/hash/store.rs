@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use skep_abi::Errno;
 use skep_abi::map_flags::{BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC};
-use skep_abi::update_flags::{BPF_EXIST, BPF_F_ALL_CPUS, BPF_F_CPU, BPF_F_LOCK, BPF_NOEXIST};
+use skep_abi::update_flags::{BPF_EXIST, BPF_F_CPU, BPF_F_LOCK, BPF_NOEXIST};
 use skep_sync::{CpuSet, PerCpuOff};
 
 use super::super::ops::{Access, BucketBatch, Vcpu};
@@ -127,8 +127,7 @@ impl Store {
     ) -> Result<(), Errno> {
         let mut plain = flags & u64::from(u32::MAX);
         if matches!(value, NewValue::OfUser(_)) {
-            // The handle has checked these.
-            plain &= !(BPF_F_CPU | BPF_F_ALL_CPUS);
+            plain = super::super::percpu::plain_flags(flags)?;
         } else if flags > u64::from(u32::MAX) {
             return Err(Errno::EINVAL);
         }
@@ -483,9 +482,9 @@ impl NewValue<'_> {
     }
 }
 
-/// `BPF_NOEXIST` and `BPF_EXIST`.
+/// `BPF_NOEXIST` and `BPF_EXIST`, which an update for one CPU does not heed.
 fn check_presence(present: bool, flags: u64) -> Result<(), Errno> {
-    match flags & (BPF_NOEXIST | BPF_EXIST) {
+    match flags & (BPF_NOEXIST | BPF_EXIST | BPF_F_CPU) {
         BPF_NOEXIST if present => Err(Errno::EEXIST),
         BPF_EXIST if !present => Err(Errno::ENOENT),
         _ => Ok(()),

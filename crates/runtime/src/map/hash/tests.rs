@@ -97,7 +97,9 @@ fn per_cpu_values_and_the_flags_that_choose_one() {
         assert_eq!(map.lookup(&key, BPF_F_ALL_CPUS), Err(Errno::EINVAL));
         assert_eq!(map.lookup(&key, 1 << 32), Err(Errno::EINVAL));
         assert_eq!(map.update(&key, &[0; 4], on(0) | BPF_F_ALL_CPUS), Err(Errno::EINVAL));
-        assert_eq!(map.update(&key, &[0; 4], on(0) | BPF_NOEXIST), Err(Errno::EEXIST));
+        assert_eq!(map.update(&key, &1_u32.to_ne_bytes(), on(0) | BPF_NOEXIST), Ok(()), "not heeded for one CPU");
+        assert_eq!(map.update(&key, &[0; 4], BPF_F_ALL_CPUS | BPF_NOEXIST), Err(Errno::EINVAL));
+        assert_eq!(map.update(&key, &[0; 4], BPF_F_ALL_CPUS | BPF_EXIST), Err(Errno::EINVAL));
         assert_eq!(map.update(&key, &[0; 8], on(0)), Err(Errno::EINVAL), "one value has four bytes");
         assert_eq!(map.lookup_batch(None, 8, on(1)).map(|batch| batch.values), Ok(2_u32.to_ne_bytes().to_vec()));
         assert_eq!(map.update_batch(&key, &9_u32.to_ne_bytes(), BPF_F_ALL_CPUS), Ok(1));
