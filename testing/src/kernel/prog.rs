@@ -366,6 +366,23 @@ impl Prog {
         Ok(attr.retval)
     }
 
+    /// Puts this extension program in the place of a function (its `FUNC` in the target's types) until the link is closed.
+    ///
+    /// It changes a program of the running kernel: done in throwaway machines alone ([`super::may_attach`]).
+    ///
+    /// # Errors
+    /// The errno of BPF_LINK_CREATE.
+    pub fn attach_extension(&self, target: &Self, function: u32) -> Result<OwnedFd, Errno> {
+        let mut attr = sys::LinkCreateAttr {
+            prog_fd: self.fd.as_raw_fd().cast_unsigned(),
+            target_fd: target.fd.as_raw_fd().cast_unsigned(),
+            target_btf_id: function,
+            ..Default::default()
+        };
+        // SAFETY: the attribute has no addresses, and the command returns a descriptor.
+        unsafe { sys::bpf_fd(sys::LINK_CREATE, &mut attr) }
+    }
+
     /// What the kernel tells about it, with its rewritten and its machine code.
     ///
     /// # Errors
