@@ -23,6 +23,13 @@ fn swaps() -> i32 {
 /// One test at a time: the memory of another would be counted.
 static SERIAL: Mutex<()> = Mutex::new(());
 
+/// Waits until everything that was deferred is done, and what that deferred, and so on.
+fn settle(engine: &Engine) {
+    for _ in 0..8 {
+        engine.cpus().barrier().expect("outside of runs");
+    }
+}
+
 fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").expect("proc");
     text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0)
@@ -64,7 +71,9 @@ fn every_run_sees_one_whole_version() {
                 // What is deferred is done on a thread of its own, which a machine without a free core holds back.
                 engine.cpus().barrier().expect("outside of runs");
             }
-            if base == 0 && number > 500 {
+            // By then the allocator has the memory that it takes to have versions wait for their grace periods.
+            if base == 0 && number > swaps() / 4 {
+                settle(&engine);
                 base = resident();
             }
         }
@@ -72,8 +81,12 @@ fn every_run_sees_one_whole_version() {
     });
     let total: u64 = slot.current().map::<u32, u64>("runs").expect("the map").sum_cpus(&0).expect("counted");
     assert_eq!(total, runs.load(Ordering::Relaxed), "adopted counters lost or doubled a run");
+    settle(&engine);
     let now = resident();
-    assert!(now <= base + base / 50 + 64, "resident pages grew from {base} to {now}");
+    println!("resident pages: {base} after a quarter of {} swaps, {now} after all of them", swaps());
+    // Exact is tests/replace_memory.rs; after few swaps the allocator has not seen the worst moments yet.
+    let slack = if swaps() < 50_000 { 64 } else { 0 };
+    assert!(now <= base + base / 100 + slack, "resident pages grew from {base} to {now}");
 }
 
 /// Programs of a loaded object are replaced one by one, the one that a tail call enters as well as the one that it leaves.

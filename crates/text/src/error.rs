@@ -37,8 +37,8 @@ pub enum TextError {
         /// The offset in the image.
         offset: u32,
     },
-    /// The bytes at a site are neither the five-byte nop nor a `jmp rel32`.
-    #[error("no patchable instruction at {at}")]
+    /// The bytes at a site are neither the five-byte nop nor a `jmp rel32`: a mistake, or a debugger's breakpoint.
+    #[error("no patchable instruction at {at} (or a breakpoint of a debugger)")]
     NotASite {
         /// Where the site would be.
         at: CodeAddr,

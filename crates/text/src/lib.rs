@@ -4,6 +4,30 @@
 //! and executable at one address ([`CodeArena`]), instructions that change under running threads without stopping them
 //! ([`CodeArena::poke`]), and static keys on top.
 //!
+//! ```
+//! use skep_text::{static_branch_unlikely, static_key};
+//!
+//! static_key!(static TRACING = false);
+//!
+//! fn request() -> u32 {
+//!     if static_branch_unlikely!(TRACING) { 2 } else { 1 }
+//! }
+//!
+//! std::thread::scope(|scope| {
+//!     let worker = scope.spawn(|| (0..100_000).all(|_| matches!(request(), 1 | 2)));
+//!     TRACING.enable()?; // while the worker runs
+//!     assert_eq!(request(), 2);
+//!     TRACING.disable()?;
+//!     assert_eq!(request(), 1);
+//!     assert!(worker.join().expect("it does not panic"));
+//!     Ok::<(), skep_text::TextError>(())
+//! })?;
+//! # Ok::<(), skep_text::TextError>(())
+//! ```
+//!
+//! [`key`] has more on static keys, [`measure`] says what flipping costs, and the examples `static_key`, `jit`, `flip` and
+//! `soak` can be run.
+//!
 //! # How a site changes
 //! A *site* is a five-byte nop or a `jmp rel32`. A batch of sites changes in five steps, as the kernel's `text_poke`
 //! does it: publish the batch and raise a reference per CPU; write `int3` over the first byte of each; write the tails;
@@ -20,7 +44,10 @@
 //!
 //! # Debuggers
 //! A debugger sees each trap first. Once the program has started, tell it to pass them on, in gdb with
-//! `handle SIGTRAP nostop noprint pass`, and continue from its own breakpoints with `signal 0`. A trap byte that somebody
+//! `handle SIGTRAP nostop noprint pass`, and continue from its own breakpoints with `signal 0`. Pages that this crate
+//! writes are shared with a file, in which a debugger cannot put breakpoints of its own: in installed code, and in compiled
+//! code with static keys once one was flipped, it needs those of the hardware (`hbreak`). A breakpoint that was on a branch
+//! before its key was flipped for the first time makes the flip an error, and nothing changes. A trap byte that somebody
 //! else put on a site, such as a uprobe, is understood: the thread goes on as the instruction under it.
 //!
 //! # Invariant

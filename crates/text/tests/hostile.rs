@@ -308,3 +308,87 @@ fn child_debugged() {
     landmark(2);
     println!("debugged: {right} right");
 }
+
+/// Runs `child_debugged_sites` under gdb with a breakpoint on one of its sites, and continues often enough. What it printed.
+fn debug_sites(breakpoint: &str, then: &[&str]) -> Option<String> {
+    if Command::new("gdb").arg("--version").output().is_err() {
+        eprintln!("no gdb here");
+        return None;
+    }
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-batch", "-nx", "-ex", "break landmark_sites", "-ex", "run"]);
+    gdb.args(["-ex", "handle SIGTRAP nostop noprint pass", "-ex", breakpoint]);
+    for command in then.iter().copied().chain(std::iter::repeat_n("signal 0", 16)) {
+        gdb.args(["-ex", command]);
+    }
+    gdb.arg("--args").arg(std::env::current_exe().unwrap());
+    let output =
+        gdb.args(["--exact", "child_debugged_sites", "--nocapture", "--test-threads=1"]).env(CHILD, "1").output();
+    let output = output.unwrap();
+    let all = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    // Whatever the debugger does, no run takes a wrong branch, and the program comes to its end.
+    assert!(
+        all.contains("sites: ") && all.contains("test result: ok. 1 passed") && !all.contains("Ok(false)"),
+        "{all}"
+    );
+    Some(all)
+}
+
+#[test]
+fn a_debuggers_breakpoint_in_installed_code_is_one_of_the_hardware() {
+    let Some(refused) = debug_sites("break *$rdi", &["signal 0", "delete 2"]) else { return };
+    assert!(refused.contains("Cannot insert breakpoint 2"), "{refused}");
+    assert_eq!(refused.matches("Ok(true)").count(), 12, "{refused}");
+    let text = debug_sites("hbreak *$rdi", &[]).unwrap();
+    if text.contains("hardware breakpoints") || text.contains("Could not insert") {
+        eprintln!("no hardware breakpoints here");
+        return;
+    }
+    assert!(text.matches(" hit Breakpoint 2, ").count() >= 6, "{text}");
+    assert_eq!(text.matches("Ok(true)").count(), 12, "{text}");
+}
+
+#[test]
+fn a_debuggers_breakpoint_on_a_branch_keeps_its_key_from_flipping() {
+    let Some(text) = debug_sites("break *$rsi", &[]) else { return };
+    assert!(text.contains(" hit Breakpoint 2, "), "{text}");
+    assert_eq!(text.matches("Err(NotASite { ").count(), 3, "{text}");
+    assert_eq!(text.matches("Ok(true)").count(), 9, "{text}");
+}
+
+/// Tells a debugger the addresses of a site of installed code and of one of compiled code.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn landmark_sites(installed: u64, compiled: u64) -> u64 {
+    std::hint::black_box(installed ^ compiled)
+}
+
+/// The five-byte nop at the beginning of [`branch`].
+fn compiled_site() -> u64 {
+    let function = branch as fn() -> bool as usize;
+    let code = std::ptr::with_exposed_provenance::<[u8; 32]>(function);
+    // SAFETY: the beginning of a function and what follows it in the text.
+    let code = unsafe { code.read_volatile() };
+    let at = code.windows(5).position(|bytes| bytes == [0x0f, 0x1f, 0x44, 0, 0]).unwrap();
+    (function + at) as u64
+}
+
+#[test]
+fn child_debugged_sites() {
+    if !is_child() {
+        return;
+    }
+    let arena = arena();
+    let code = install(&arena);
+    landmark_sites(code.addr(0).0, compiled_site());
+    let mut seen = String::new();
+    for round in 0..6 {
+        let on = round % 2 == 0;
+        let form = if on { SiteBytes::Jump(code.addr(11)) } else { SiteBytes::Nop };
+        let poked = poke(&code, form).map(|_| call(&code) == if on { 2 } else { 1 });
+        let flipped = if on { KEY.enable() } else { KEY.disable() }.map(|_| branch() == on);
+        seen.push_str(&format!(" {poked:?} {flipped:?}"));
+    }
+    landmark(3);
+    println!("sites:{seen}");
+}
