@@ -1,7 +1,5 @@
 //! Programs that some kernels accept and others refuse: the rules that differ by version, each at its border.
 
-#![expect(clippy::unwrap_used, reason = "a panic is the failure")]
-
 use skep_testing::verifier_case::parse;
 use skep_verifier::Profile;
 
