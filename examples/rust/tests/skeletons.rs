@@ -144,9 +144,9 @@ fn xdp_dispatch_dispatches() {
     let skeleton = xdp_dispatch::Open::new().unwrap().load(&Engine::new().unwrap()).unwrap();
     let run = |packet: &[u8]| skeleton.progs.dispatch.test_run(Xdp::packet(packet)).unwrap().action();
     assert_eq!(run(&packet(TCP, 1, 2)), XdpAction::Pass);
-    assert_eq!(run(&packet(1, 1, 2)), XdpAction::Drop, "ICMP");
+    assert_eq!(run(&packet(1, 1, 2)), XdpAction::Pass, "nothing is in the slot of ICMP");
     let seen: u64 = skeleton.maps.seen.keys().map(|key| skeleton.maps.seen.sum_cpus(&key).unwrap()).sum();
-    assert!(seen >= 2, "{seen}");
+    assert_eq!(seen, 3, "two stages, and one");
     assert_eq!(skeleton.progs.drop_icmp.name(), "drop_icmp");
 }
 
