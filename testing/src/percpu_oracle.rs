@@ -240,6 +240,13 @@ pub fn questions() -> Vec<(PathBuf, PathBuf)> {
             all.push((path, Path::new(to).join(name)));
         }
     }
+    for path in files(&root.join("testing/vectors/verifier/percpu")) {
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        // Those that are about one version of Linux ask for it by name.
+        if !name.starts_with("linux_") {
+            all.push((path, PathBuf::from(format!("verdict/rules_{name}"))));
+        }
+    }
     for (folder, name) in [("examples", OBJECTS[0]), ("crates/object/tests/c", OBJECTS[1])] {
         all.push((root.join(folder).join(name), PathBuf::from(name)));
     }

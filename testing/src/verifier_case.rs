@@ -342,7 +342,9 @@ impl Case {
             at += 2;
         }
         let target = self.target.as_deref().and_then(crate::kernel_btf::kernel_function);
+        let fds: Vec<_> = maps.iter().map(Map::raw_fd).collect();
         let load = ProgLoad {
+            fd_array: &fds,
             attach_btf_id: target.map_or(0, |id| id.0),
             attach_type: self.attach_type,
             license: &self.license,
