@@ -66,7 +66,7 @@ static void add(struct tree_item *node)
 }
 
 SEC("tc")
-int ok_verdict_make_and_drop(struct __sk_buff *skb)
+int ok_make_and_drop(struct __sk_buff *skb)
 {
 	struct item *item = new_object(struct item);
 	int result;
@@ -82,7 +82,7 @@ int ok_verdict_make_and_drop(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int ok_verdict_list(struct __sk_buff *skb)
+int ok_list(struct __sk_buff *skb)
 {
 	int result = 0;
 
@@ -118,7 +118,7 @@ int ok_verdict_list(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int ok_verdict_tree(struct __sk_buff *skb)
+int ok_tree(struct __sk_buff *skb)
 {
 	static const __u8 keys[8] = { 5, 2, 7, 1, 9, 3, 8, 2 };
 	int result = 0;
@@ -155,7 +155,7 @@ int ok_verdict_tree(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int ok_verdict_one_object_in_list_and_tree(struct __sk_buff *skb)
+int ok_one_object_in_list_and_tree(struct __sk_buff *skb)
 {
 	struct tree_item *node = new_object(struct tree_item), *second;
 	struct bpf_list_node *link;
@@ -193,7 +193,7 @@ int ok_verdict_one_object_in_list_and_tree(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int ok_verdict_second_insertion_fails(struct __sk_buff *skb)
+int ok_second_insertion_fails(struct __sk_buff *skb)
 {
 	struct tree_item *node = new_object(struct tree_item), *second;
 	struct bpf_list_node *link;
@@ -215,7 +215,7 @@ int ok_verdict_second_insertion_fails(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int ok_verdict_keep_in_a_map(struct __sk_buff *skb)
+int ok_keep_in_a_map(struct __sk_buff *skb)
 {
 	struct item *item = new_object(struct item), *old;
 	__u32 key = 0;
@@ -246,7 +246,7 @@ int ok_verdict_keep_in_a_map(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int ok_verdict_deleted_with_its_value(struct __sk_buff *skb)
+int ok_deleted_with_its_value(struct __sk_buff *skb)
 {
 	struct item *item;
 	struct slot empty = {}, *slot;

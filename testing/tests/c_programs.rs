@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a panic is the failure")]
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use skep::{Engine, LoadError, Mode, Object, Skb, Xdp};
 use skep_abi::ProgType;
@@ -108,5 +109,37 @@ fn results_are_the_same_everywhere() {
             }
         }
     }
-    assert!(ran >= 16, "only {ran} programs ran");
+    assert!(ran >= 22, "only {ran} programs ran");
+    // Engines, maps and programs are gone: whatever the programs left in lists and maps is freed with them.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while skep_runtime::object::interpreted_objects() > 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(skep_runtime::object::interpreted_objects(), 0, "objects are leaked");
+}
+
+#[test]
+fn objects_go_from_thread_to_thread() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("c/objects.bpf.o");
+    let (file, bytes, spec) = parse(&path);
+    let mut object = Object::from_bytes(&file, &bytes).unwrap();
+    for program in &spec.programs {
+        object.set_autoload(&program.name, program.name.starts_with("ok_")).unwrap();
+    }
+    let loaded = Engine::builder().mode(Mode::Jit).vcpus(4).build().unwrap().load(object).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let programs: Vec<_> = loaded.programs().cloned().collect();
+            scope.spawn(move || {
+                let mut skb = Skb::packet(&packet()).build(ProgType::SchedCls).unwrap();
+                for round in 0..2000 {
+                    programs[(round * 7 + thread) % programs.len()].run(&mut skb).unwrap();
+                }
+            });
+        }
+    });
+    // What the threads left for each other is found by whoever comes next.
+    for program in loaded.programs() {
+        program.run(&mut Skb::packet(&packet()).build(ProgType::SchedCls).unwrap()).unwrap();
+    }
 }

@@ -182,6 +182,19 @@ impl EngineState {
     }
 }
 
+impl Drop for EngineState {
+    fn drop(&mut self) {
+        for cpu in self.cpus.cpus() {
+            // SAFETY: the block lies at this offset of every region of the set (engine creation checks that).
+            let block = unsafe { self.cpus.base(cpu).byte_add(BLOCK_OFF as usize) }.cast::<CpuBlock>();
+            // SAFETY: aligned and initialised; programs keep the engine, so no run is left that uses it.
+            let first = unsafe { block.as_ref() }.garbage.replace(0);
+            // SAFETY: nothing owns what a vCPU keeps to be freed, and no run is left.
+            unsafe { crate::object::free_chain(first) };
+        }
+    }
+}
+
 /// Keeps the statistics on.
 #[must_use = "statistics go off when the guard drops"]
 #[derive(Debug)]

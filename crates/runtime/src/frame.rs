@@ -37,6 +37,9 @@ pub(crate) struct CpuBlock {
     pub(crate) random: Cell<[u64; 2]>,
     /// What a program has thrown, and whether it has; clear but while the frames of a program are left.
     pub(crate) exception: Cell<[u64; 2]>,
+    /// Objects that wait to be freed together, and how many.
+    pub(crate) garbage: Cell<u64>,
+    pub(crate) garbage_len: Cell<u32>,
 }
 
 /// One run of a program, as helpers see it.
@@ -144,6 +147,10 @@ impl Run {
         if let Some(interp) = self.interp() {
             interp.revoke(start);
         }
+    }
+
+    pub(crate) fn is_interpreted(&self) -> bool {
+        self.interp().is_some()
     }
 
     fn interp(&self) -> Option<&Interp<'static>> {

@@ -12,8 +12,11 @@ use skep_object::{MapKind, Poisoned, ProgramSpec, SlotTarget};
 use skep_runtime::ctx::CtxType;
 use skep_runtime::map::prog_array::{ProgArray, SlotWatcher};
 use skep_runtime::map::{Map, Slot};
+use skep_runtime::object::{ObjectType, OwningField, Owns};
 use skep_runtime::{Program, ProgramParts};
-use skep_verifier::{MapShape, Options, ProgFlags, RewriteOptions, Verified};
+use skep_verifier::{
+    FieldKind, FieldTarget, MapShape, ObjectLayout, Options, ProgFlags, RecordField, RewriteOptions, Verified,
+};
 
 use crate::code::{self, Code};
 use crate::engine::{Context, Engine, Mode};
@@ -115,14 +118,16 @@ pub(crate) fn build(
         if let Some(need) = verified.needs().first() {
             return Err(LoadError::Needs { program: spec.name.clone(), need: need.clone() });
         }
+        let types = object_types(&verified);
+        let addresses: Vec<(u32, u64)> = types.iter().map(|(id, ty)| (*id, ty.address())).collect();
         let thrown = Some(skep_runtime::EXCEPTION_WORDS);
-        let options = RewriteOptions { pokes, thrown, ..RewriteOptions::default() };
+        let options = RewriteOptions { pokes, thrown, objects: &addresses, ..RewriteOptions::default() };
         let xlated = skep_verifier::rewrite(view, &verified, &options)
             .map_err(|error| failed("cannot be rewritten", Box::new(error)))?;
         let xdp_has_frags = view.flags.has(ProgFlags::XDP_HAS_FRAGS);
-        Ok::<_, LoadError>((view.prog_type, view.attach_type, xdp_has_frags, verified.stats().processed, xlated))
+        Ok::<_, LoadError>((view.prog_type, view.attach_type, xdp_has_frags, verified.stats().processed, xlated, types))
     })?;
-    let (callee_type, attach_type, xdp_has_frags, verified_insns, xlated) = built?;
+    let (callee_type, attach_type, xdp_has_frags, verified_insns, xlated, types) = built?;
     let iterates = spec.sec.as_ref().is_some_and(is_map_iterator).then_some(CtxType::MapElem);
     let callee_context = context.map(|context| context.ctx_type).or(iterates).or_else(|| CtxType::of(callee_type));
     let callee_context =
@@ -156,6 +161,7 @@ pub(crate) fn build(
         None => None,
     };
     let mut attached = code.as_ref().map_or_else(Vec::new, |code| watch_arrays(code, &xlated.pokes, &used));
+    attached.push(Box::new(types));
     let parts = code.as_ref().map(Code::parts);
     if let Some(code) = code {
         attached.push(Box::new(code));
@@ -202,6 +208,27 @@ fn watch_arrays(code: &Code, pokes: &[skep_verifier::Poke], used: &[Map]) -> Vec
         attached.push(Box::new(watcher));
     }
     attached
+}
+
+/// The types of objects that a program makes, as the runtime wants them.
+fn object_types(verified: &Verified) -> Vec<(u32, Arc<ObjectType>)> {
+    let describe = |layout: &ObjectLayout| {
+        let owned =
+            layout.record.iter().filter_map(|field| Some(OwningField { offset: field.offset, owns: owns(field)? }));
+        let refcount = layout.record.iter().find(|field| field.kind == FieldKind::Refcount).map(|field| field.offset);
+        (layout.id, Arc::new(ObjectType { size: layout.size, refcount, owned: owned.collect() }))
+    };
+    verified.objects().iter().map(describe).collect()
+}
+
+/// What a field of an object owns.
+fn owns(field: &RecordField) -> Option<Owns> {
+    match (field.kind, field.target) {
+        (FieldKind::KptrRef, _) => Some(Owns::One),
+        (FieldKind::ListHead, FieldTarget::Nodes { node, .. }) => Some(Owns::List(node)),
+        (FieldKind::RbRoot, FieldTarget::Nodes { node, .. }) => Some(Owns::Tree(node)),
+        _ => None,
+    }
 }
 
 /// Verifies with as little log as a rejection needs: none at first, then the failing path.

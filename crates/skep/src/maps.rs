@@ -88,6 +88,11 @@ fn check_fits(
     if !same {
         return Err(failed(Errno::EINVAL));
     }
+    // What it keeps may be of types that the object which made it described in another way.
+    if wanted.record.fields().iter().any(|field| holds_objects(field.kind)) {
+        let what = "be adopted: it keeps objects of programs";
+        return Err(MapError { map: spec.name.clone(), what, errno: Errno::EBUSY });
+    }
     // Programs are verified against the constants of the object.
     let constants = spec.initial_value().filter(|_| spec.kind.is_read_only());
     match constants {
@@ -96,6 +101,11 @@ fn check_fits(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether values keep objects that programs made.
+fn holds_objects(kind: FieldKind) -> bool {
+    matches!(kind, FieldKind::Kptr | FieldKind::ListHead { .. } | FieldKind::RbRoot { .. })
 }
 
 fn create_one(
@@ -127,16 +137,20 @@ fn runtime_spec(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &
     };
     let read_only = if spec.kind.is_read_only() { map_flags::BPF_F_RDONLY_PROG } else { 0 };
     let types = spec.value_type.zip(object.spec().btf.as_ref());
+    let record = Record::new(record.iter().filter_map(special).collect(), spec.value_size)?;
+    // Users do not get to write what only programs may: such values stay out of their memory.
+    let owns = record.fields().iter().any(|field| holds_objects(field.kind));
+    let map_flags = if owns { spec.map_flags & !map_flags::BPF_F_MMAPABLE } else { spec.map_flags };
     Ok(map::MapSpec {
         name: spec.kernel_name.clone(),
         map_type: Some(map_type),
         key_size: spec.key_size,
         value_size: spec.value_size,
         max_entries: entries(map_type, spec.max_entries, cpus)?,
-        flags: spec.map_flags | read_only,
+        flags: map_flags | read_only,
         map_extra: spec.map_extra,
         inner,
-        record: Record::new(record.iter().filter_map(special).collect(), spec.value_size)?,
+        record,
         btf: types.map(|(value, btf)| MapBtf {
             btf: Arc::clone(btf),
             key_type: spec.key_type.map_or(0, |id| id.0),
@@ -165,12 +179,20 @@ pub(crate) fn special(field: &RecordField) -> Option<SpecialField> {
         Kind::Timer => FieldKind::Timer,
         Kind::Workqueue => FieldKind::Workqueue,
         Kind::KptrUnref | Kind::KptrRef | Kind::KptrPercpu | Kind::Uptr => FieldKind::Kptr,
-        Kind::ListHead => FieldKind::ListHead,
+        Kind::ListHead => FieldKind::ListHead { node: node(field)? },
         Kind::ListNode => FieldKind::ListNode,
-        Kind::RbRoot => FieldKind::RbRoot,
+        Kind::RbRoot => FieldKind::RbRoot { node: node(field)? },
         Kind::RbNode => FieldKind::RbNode,
         Kind::Refcount => FieldKind::Refcount,
         Kind::TaskWork => return None,
     };
     Some(SpecialField { kind, offset: field.offset, size: field.size })
+}
+
+/// Offset of the node in the objects of a list or tree.
+fn node(field: &RecordField) -> Option<u32> {
+    match field.target {
+        skep_verifier::FieldTarget::Nodes { node, .. } => Some(node),
+        _ => None,
+    }
 }

@@ -148,6 +148,8 @@ pub(crate) struct Env<'a> {
     pub(crate) needs: Vec<Need>,
     pub(crate) recorder: Recorder,
     pub(crate) buffers: Buffers,
+    /// Structs that objects are made of.
+    pub(crate) made: Vec<u32>,
 }
 
 /// What the log printed last, to align and not to repeat.

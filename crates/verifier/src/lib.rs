@@ -51,7 +51,7 @@ pub use spec::{
     RecordField,
 };
 pub use verified::{
-    AssumeVerified, Buffers, Const, InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Rejection, RejectionKind,
-    SockKind, Stats, Subprog, Verified, Xlated,
+    AssumeVerified, Buffers, Const, InsnFacts, InsnIdx, MapArg, MemKind, Need, ObjectLayout, Poke, Rejection,
+    RejectionKind, SockKind, Stats, Subprog, Verified, Xlated,
 };
 pub use verify::{Refusal, verify, verify_explained};

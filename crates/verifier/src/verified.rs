@@ -10,6 +10,7 @@ use skep_abi::Errno;
 use skep_abi::RawInsn;
 
 use crate::check::global::Signature;
+use crate::spec::RecordField;
 
 /// A slot of the program.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -247,6 +248,17 @@ pub struct Buffers {
     pub is_written: bool,
 }
 
+/// A struct of the program that it makes objects of (`bpf_obj_new`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectLayout {
+    /// Its id in the program's BTF.
+    pub id: u32,
+    /// Bytes.
+    pub size: u32,
+    /// What only helpers touch.
+    pub record: Vec<RecordField>,
+}
+
 /// A verified program and what was learnt of it.
 #[derive(Clone, Debug)]
 pub struct Verified {
@@ -258,6 +270,7 @@ pub struct Verified {
     needs: Vec<Need>,
     buffers: Buffers,
     processed: Vec<u32>,
+    objects: Vec<ObjectLayout>,
 }
 
 /// Shows that a caller has taken on the duty of [`Verified::assume`].
@@ -284,7 +297,17 @@ impl Verified {
         unprivileged: bool,
         needs: Vec<Need>,
     ) -> Self {
-        Self { insns, facts, subprogs, stats, unprivileged, needs, buffers: Buffers::default(), processed: Vec::new() }
+        Self {
+            insns,
+            facts,
+            subprogs,
+            stats,
+            unprivileged,
+            needs,
+            buffers: Buffers::default(),
+            processed: Vec::new(),
+            objects: Vec::new(),
+        }
     }
 
     pub(crate) fn with_buffers(self, buffers: Buffers) -> Self {
@@ -294,6 +317,10 @@ impl Verified {
     pub(crate) fn with_processed(mut self, processed: Vec<u32>) -> Self {
         self.processed = processed;
         self
+    }
+
+    pub(crate) fn with_objects(self, objects: Vec<ObjectLayout>) -> Self {
+        Self { objects, ..self }
     }
 
     /// Takes a program as verified without looking at it; see [`AssumeVerified`].
@@ -326,7 +353,17 @@ impl Verified {
             })
             .collect();
         let (stats, needs, buffers) = (Stats::default(), Vec::new(), Buffers::default());
-        Self { insns, facts, subprogs, stats, unprivileged: false, needs, buffers, processed: Vec::new() }
+        Self {
+            insns,
+            facts,
+            subprogs,
+            stats,
+            unprivileged: false,
+            needs,
+            buffers,
+            processed: Vec::new(),
+            objects: Vec::new(),
+        }
     }
 
     /// The program, as it was given.
@@ -376,6 +413,12 @@ impl Verified {
     #[must_use]
     pub fn needs(&self) -> &[Need] {
         &self.needs
+    }
+
+    /// The structs that the program makes objects of; [`crate::RewriteOptions::objects`] says where their descriptions are.
+    #[must_use]
+    pub fn objects(&self) -> &[ObjectLayout] {
+        &self.objects
     }
 
     /// Whether unprivileged rules were applied.

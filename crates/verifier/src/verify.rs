@@ -20,7 +20,7 @@ use crate::spec::{Options, ProgFlags, ProgramSpec};
 use crate::state::frame::{Frame, State};
 use crate::state::reg::{Base, Extra, Reg, RegType};
 use crate::states::States;
-use crate::verified::{Buffers, InsnFacts, InsnIdx, Rejection, RejectionKind, Stats, Subprog, Verified};
+use crate::verified::{Buffers, InsnFacts, InsnIdx, ObjectLayout, Rejection, RejectionKind, Stats, Subprog, Verified};
 
 /// Slots that a program may have (`BPF_COMPLEXITY_LIMIT_INSNS`, `BPF_MAXINSNS` for unprivileged users).
 const MAX_INSNS: usize = 1_000_000;
@@ -150,6 +150,7 @@ impl<'a> Env<'a> {
             needs: Vec::new(),
             recorder: Recorder::default(),
             buffers: Buffers::default(),
+            made: Vec::new(),
         }
     }
 
@@ -364,10 +365,17 @@ impl<'a> Env<'a> {
                 might_sleep: s.might_sleep,
             })
             .collect();
+        let objects = self.made.iter().filter_map(|&id| self.object_layout(id)).collect();
         let insns = self.spec.insns.to_vec();
         Verified::new(insns, self.facts, subprogs, self.stats, self.options.unprivileged, self.needs)
             .with_buffers(self.buffers)
             .with_processed(processed)
+            .with_objects(objects)
+    }
+
+    fn object_layout(&self, id: u32) -> Option<ObjectLayout> {
+        let size = self.spec.btf?.size_of(skep_btf::TypeId(id)).ok()?;
+        Some(ObjectLayout { id, size, record: self.records.get(&id)?.to_vec() })
     }
 
     /// The text of an instruction with its opcode byte, as the log has it.

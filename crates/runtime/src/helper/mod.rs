@@ -10,6 +10,7 @@ pub(crate) mod dynptr;
 mod fib;
 mod format;
 mod iterate;
+mod kptr;
 mod map;
 mod output;
 pub(crate) mod probe;
@@ -96,6 +97,7 @@ pub fn table() -> &'static [(u32, HelperFn)] {
             dynptr::table(),
             fib::table(),
             syscall::table(),
+            kptr::table(),
         ] {
             all.extend(family);
         }

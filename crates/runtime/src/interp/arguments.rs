@@ -88,6 +88,10 @@ impl<'a> Interp<'a> {
                 KfuncArg::NewDynptr(_) => self.check(insn, value, DYNPTR, Kind::Write)?,
                 KfuncArg::Iter(iter) => self.check(insn, value, u64::from(iter.slots) * 8, Kind::Write)?,
                 KfuncArg::Mem(size, _) => self.check(insn, value, u64::from(size), Kind::Write)?,
+                KfuncArg::ListHead | KfuncArg::RbRoot => self.check(insn, value, 16, Kind::Write)?,
+                KfuncArg::ListNode => self.check(insn, value, 24, Kind::Write)?,
+                KfuncArg::RbNode => self.check(insn, value, 32, Kind::Write)?,
+                KfuncArg::Alloc | KfuncArg::Refcounted => self.check(insn, value, 1, Kind::Write)?,
                 KfuncArg::MemSizedOrNull if value == 0 => {}
                 KfuncArg::MemSized | KfuncArg::MemSizedOrNull => {
                     self.check(insn, value, u64::from(crate::helper::low(regs[at + 2])), Kind::Write)?;

@@ -8,6 +8,7 @@ use skep_abi::Size;
 use super::{FaultKind, Interp, Stopped};
 use crate::frame::EXCEPTION_WORDS;
 use crate::map::MapRef;
+use crate::object;
 
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,9 @@ impl Interp<'_> {
             return true;
         }
         if self.inner_map_contains(address, len, kind) {
+            return true;
+        }
+        if object::contains(address, len) {
             return true;
         }
         self.granted.borrow().iter().any(|g| inside(g.start, g.start + g.len) && (g.writable || kind == Kind::Read))

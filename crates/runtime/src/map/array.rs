@@ -17,10 +17,12 @@ use super::ops::{Access, BatchSupport, MapAccessInfo, MapKind, MapOps, Vcpu};
 use super::region::{PAGE, Region};
 use super::spec::{ACCESS_FLAGS, MapInfo, MapSpec};
 use super::value::ValueLayout;
+use crate::object::Owned;
 
 /// An array map.
 pub struct Array {
     values: Region,
+    owned: Option<Owned>,
     layout: ValueLayout,
     max_entries: u32,
     access: Access,
@@ -69,7 +71,27 @@ impl Array {
             // SAFETY: `slot` is a value of this map; `value` is readable (caller).
             unsafe { self.layout.copy_in(slot, value) };
         }
+        self.release(slot);
         Ok(())
+    }
+
+    /// Drops the objects that a value owns.
+    #[inline]
+    fn release(&self, slot: *mut u8) {
+        if let Some(owned) = &self.owned {
+            // SAFETY: a value of this map, and its lock is held.
+            let release = || unsafe { owned.release(slot) };
+            // SAFETY: as above.
+            unsafe { self.layout.locked(slot, release) };
+        }
+    }
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        if self.owned.is_some() {
+            (0..self.max_entries).filter_map(|index| self.value(index)).for_each(|slot| self.release(slot));
+        }
     }
 }
 
@@ -207,7 +229,7 @@ impl MapKind for Array {
         check_array(spec, ACCESS_FLAGS | BPF_F_NUMA_NODE | BPF_F_MMAPABLE | BPF_F_INNER_MAP)
     }
 
-    fn create(spec: &MapSpec, info: &mut MapInfo, _: &CpuSet) -> Result<Array, Errno> {
+    fn create(spec: &MapSpec, info: &mut MapInfo, cpus: &CpuSet) -> Result<Array, Errno> {
         let layout = ValueLayout::new(spec.value_size, &spec.record);
         let bytes = (layout.stride as u64).checked_mul(u64::from(spec.max_entries)).ok_or(Errno::ENOMEM)?;
         let (values, file) = if spec.shared && info.is_mmapable() {
@@ -216,10 +238,16 @@ impl MapKind for Array {
         } else {
             (Region::committed(bytes)?, None)
         };
+        let owned = Owned::new(spec.record.owning(), cpus);
+        if owned.is_some() && info.is_mmapable() {
+            // Whoever maps the values could write addresses into them.
+            return Err(Errno::EINVAL);
+        }
         let page = PAGE as u64;
         let bytes = size_of::<Self>() as u64 + if info.is_mmapable() { bytes.next_multiple_of(page) } else { bytes };
         Ok(Array {
             values,
+            owned,
             layout,
             max_entries: spec.max_entries,
             access: Access::of(info),

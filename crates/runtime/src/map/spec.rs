@@ -14,6 +14,7 @@ use skep_abi::{Errno, MapType};
 use skep_btf::Btf;
 
 use super::Map;
+use crate::object::{OwningField, Owns};
 
 /// Bytes of a map's name, without the terminating NUL.
 const NAME_MAX: usize = 15;
@@ -272,11 +273,17 @@ pub enum FieldKind {
     /// A pointer to a kernel object (`__kptr`, `__kptr_untrusted`).
     Kptr,
     /// `struct bpf_list_head`.
-    ListHead,
+    ListHead {
+        /// Offset of the node in the objects that it holds.
+        node: u32,
+    },
     /// `struct bpf_list_node`.
     ListNode,
     /// `struct bpf_rb_root`.
-    RbRoot,
+    RbRoot {
+        /// Offset of the node in the objects that it holds.
+        node: u32,
+    },
     /// `struct bpf_rb_node`.
     RbNode,
     /// `struct bpf_refcount`.
@@ -320,6 +327,18 @@ impl Record {
     #[must_use]
     pub fn fields(&self) -> &[SpecialField] {
         &self.0
+    }
+
+    /// What values own.
+    pub(crate) fn owning(&self) -> Vec<OwningField> {
+        let owns = |field: &SpecialField| match field.kind {
+            FieldKind::Kptr => Some(Owns::One),
+            FieldKind::ListHead { node } => Some(Owns::List(node)),
+            FieldKind::RbRoot { node } => Some(Owns::Tree(node)),
+            _ => None,
+        };
+        let fields = self.0.iter().filter_map(|field| Some(OwningField { offset: field.offset, owns: owns(field)? }));
+        fields.collect()
     }
 
     /// Where the `bpf_spin_lock` is.

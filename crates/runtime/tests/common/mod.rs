@@ -91,7 +91,7 @@ impl Engine {
 
     /// An interpreted program that nobody verified; `None` if its references do not resolve.
     pub fn try_finish(&self, spec: &ProgramSpec<'_>, verified: &Verified, maps: &[Map]) -> Option<Program> {
-        let options = RewriteOptions { pokes: false, remove_dead: false, thrown: None };
+        let options = RewriteOptions { pokes: false, remove_dead: false, thrown: None, objects: &[] };
         let xlated = skep_verifier::rewrite(spec, verified, &options).ok()?;
         let used: Vec<&Map> = xlated.used_maps.iter().map(|&i| &maps[i as usize]).collect();
         let stats = Program::alloc_stats(&self.state).unwrap();

@@ -7,7 +7,7 @@
 
 use crate::check::kfunc_arg::KfuncMeta;
 use crate::env::{Check, Env, reject};
-use crate::spec::{FieldKind, FieldTarget, RecordField};
+use crate::spec::{FieldKind, FieldTarget};
 use crate::state::frame::{Callback, RefKind};
 use crate::state::reg::{Base, Extra, Reg, RegType, flags};
 
@@ -45,6 +45,12 @@ impl Env<'_> {
             let lock = record.iter().find(|f| matches!(f.kind, FieldKind::SpinLock | FieldKind::ResSpinLock));
             let lock = lock.map_or(-1, |f| i64::from(f.offset));
             return Err(reject!(self, EINVAL, "bpf_spin_lock at off={lock} must be held for {name}"));
+        }
+        if self.map_of(&reg).is_some_and(|shape| shape.map_type != skep_abi::MapType::Array) {
+            self.need("lists and trees in maps other than arrays");
+        }
+        if let FieldTarget::Nodes { node, .. } = field.target {
+            self.facts_mut().object.join(Some(u64::from(node)));
         }
         meta.root = Some(field);
         Ok(())
@@ -109,9 +115,7 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "arg#1 offset={off}, but {text}"));
         }
         meta.object = reg.extra;
-        if inserts {
-            meta.inserts = Some(root);
-        }
+        meta.inserts = inserts;
         Ok(())
     }
 
@@ -121,11 +125,7 @@ impl Env<'_> {
     }
 
     /// The node in r2 goes into a list or tree, which owns it from now on.
-    pub(crate) fn insert_node(&mut self, root: RecordField) -> Check {
-        let FieldTarget::Nodes { node, .. } = root.target else {
-            return Err(crate::env::internal!(self, "insertion into no list or tree"));
-        };
-        self.facts_mut().object.join(Some(u64::from(node)));
+    pub(crate) fn insert_node(&mut self) -> Check {
         let reg = *self.reg(2);
         let id = reg.ref_obj_id;
         let rcu = if self.is_refcounted(&reg) { flags::RCU } else { 0 };

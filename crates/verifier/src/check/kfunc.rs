@@ -10,7 +10,7 @@ use crate::check::helper::CallTraits;
 use crate::check::kfunc_arg::KfuncMeta;
 use crate::env::{Check, Env, reject};
 use crate::explore::Flow;
-use crate::spec::{FieldTarget, ObjectType};
+use crate::spec::{FieldKind, FieldTarget, ObjectType};
 use crate::state::frame::Callback;
 use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
 
@@ -38,6 +38,21 @@ pub(crate) const RUNNABLE: &[&str] = &[
     "bpf_dynptr_copy",
     "bpf_dynptr_memset",
     "bpf_throw",
+    "bpf_obj_new_impl",
+    "bpf_obj_drop_impl",
+    "bpf_refcount_acquire_impl",
+    "bpf_list_push_front_impl",
+    "bpf_list_push_back_impl",
+    "bpf_list_pop_front",
+    "bpf_list_pop_back",
+    "bpf_list_front",
+    "bpf_list_back",
+    "bpf_rbtree_add_impl",
+    "bpf_rbtree_remove",
+    "bpf_rbtree_first",
+    "bpf_rbtree_root",
+    "bpf_rbtree_left",
+    "bpf_rbtree_right",
 ];
 
 /// Whether programs can call a kernel function of this name here.
@@ -123,8 +138,8 @@ impl Env<'_> {
         }
         self.check_sections(proto)?;
         self.release_kfunc_argument(&meta)?;
-        if let Some(root) = meta.inserts {
-            self.insert_node(root)?;
+        if meta.inserts {
+            self.insert_node()?;
         }
         if name == "bpf_throw" {
             return self.check_throw();
@@ -301,7 +316,27 @@ impl Env<'_> {
     /// A new object of the struct that the constant argument numbers.
     fn new_object(&mut self, meta: &KfuncMeta) -> Check<Reg> {
         let (id, _) = self.new_struct(meta)?;
-        self.struct_record(id);
+        let record = self.struct_record(id);
+        for field in record.iter() {
+            let runs = match field.kind {
+                FieldKind::KptrRef => matches!(field.target, FieldTarget::Object(ObjectType::Local(_))),
+                kind => matches!(
+                    kind,
+                    FieldKind::SpinLock
+                        | FieldKind::ListHead
+                        | FieldKind::ListNode
+                        | FieldKind::RbRoot
+                        | FieldKind::RbNode
+                        | FieldKind::Refcount
+                ),
+            };
+            if !runs {
+                self.need(&format!("objects with a field of type {}", field.kind.name()));
+            }
+        }
+        if !self.made.contains(&id) {
+            self.made.push(id);
+        }
         self.facts_mut().object.join(Some(u64::from(id)));
         Ok(Reg::pointer(RegType::of(Base::BtfId).with(flags::ALLOC), Extra::Btf(id)))
     }

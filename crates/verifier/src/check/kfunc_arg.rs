@@ -35,7 +35,7 @@ pub(crate) struct KfuncMeta {
     /// The list head or tree root.
     pub(crate) root: Option<RecordField>,
     /// The node goes into the list or tree: the program no longer owns it.
-    pub(crate) inserts: Option<RecordField>,
+    pub(crate) inserts: bool,
     /// Subprogram of the callback.
     pub(crate) callback: u32,
     /// Frame and main slot of the iterator.
@@ -54,7 +54,7 @@ impl KfuncMeta {
             object: Extra::None,
             owning: false,
             root: None,
-            inserts: None,
+            inserts: false,
             callback: 0,
             iter: (0, 0),
         }

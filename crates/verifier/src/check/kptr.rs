@@ -21,6 +21,7 @@ impl Env<'_> {
     /// A load from a pointer field, or a store to it.
     pub(crate) fn check_kptr_access(
         &mut self,
+        holder: &Reg,
         field: RecordField,
         access: Access,
         load: Option<R>,
@@ -36,7 +37,7 @@ impl Env<'_> {
             if field.kind == FieldKind::Uptr {
                 return Err(crate::env::unsupported!(self, "uptr loads are not supported"));
             }
-            let loaded = self.loaded_kptr(field);
+            let loaded = self.loaded_kptr(field, holder);
             self.set_reg(dst.number(), loaded);
             return Ok(());
         }
@@ -62,7 +63,7 @@ impl Env<'_> {
     }
 
     /// What a load from the field gives.
-    fn loaded_kptr(&mut self, field: RecordField) -> Reg {
+    fn loaded_kptr(&mut self, field: RecordField, holder: &Reg) -> Reg {
         let mut ty = RegType::of(Base::BtfId).with(flags::MAYBE_NULL);
         let FieldTarget::Object(object) = field.target else { return self.unknown() };
         let protected = match object {
@@ -86,14 +87,22 @@ impl Env<'_> {
         } else {
             ty = ty.with(flags::UNTRUSTED);
         }
-        self.need_kptr(field);
+        self.need_kptr(field, holder);
         Reg { id: self.new_id(), ..Reg::pointer(ty, extra_of(object)) }
     }
 
-    /// Fields that hold objects of the kernel, or one object for each CPU, are not to be had here, nor are others yet.
-    fn need_kptr(&mut self, field: RecordField) {
-        let kernel = matches!(field.target, FieldTarget::Object(ObjectType::Kernel(_)));
-        self.need(if kernel { "kptrs of the kernel's objects" } else { "kptrs" });
+    /// Notes fields that hold what is not to be had here: objects of the kernel, one object for each CPU, pointers that nobody
+    /// owns; and maps whose values cannot give back what they own.
+    fn need_kptr(&mut self, field: RecordField, holder: &Reg) {
+        use skep_abi::MapType as M;
+        if matches!(field.target, FieldTarget::Object(ObjectType::Kernel(_))) {
+            self.need("kptrs of the kernel's objects");
+        } else if field.kind != FieldKind::KptrRef {
+            self.need("kptrs that are per-CPU or not owned");
+        }
+        if self.map_of(holder).is_some_and(|shape| !matches!(shape.map_type, M::Array | M::Hash)) {
+            self.need("kptrs in maps other than arrays and hashes");
+        }
     }
 
     /// A grace period cannot end here.
@@ -127,7 +136,7 @@ impl Env<'_> {
         if field.kind == FieldKind::KptrUnref {
             return Err(reject!(self, EACCES, "off={off} kptr isn't referenced kptr"));
         }
-        self.need_kptr(field);
+        self.need_kptr(field, &reg);
         meta.kptr = Some(field);
         Ok(())
     }

@@ -346,7 +346,7 @@ impl Env<'_> {
                     )
             });
             if let Some(&field) = field {
-                return self.check_kptr_access(field, access, load, value);
+                return self.check_kptr_access(reg, field, access, load, value);
             }
         }
         let Some(dst) = load else { return Ok(()) };

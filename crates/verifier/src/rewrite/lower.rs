@@ -10,7 +10,7 @@ use skep_abi::{AluOp, CallTarget, Imm64, Insn, JmpOp, MapType, Operand, Reg, Siz
 use super::exceptions::Exceptions;
 use super::{Item, RewriteError, RewriteOptions, Target};
 use crate::spec::{MapShape, ProgramSpec};
-use crate::verified::{InsnFacts, MapArg, MemKind, Poke, Subprog};
+use crate::verified::{InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Subprog};
 
 /// `BPF_FUNC_tail_call`.
 const TAIL_CALL: i32 = 12;
@@ -50,7 +50,7 @@ pub(super) fn lower(
     spec: &ProgramSpec<'_>,
     subprogs: &[Subprog],
     used_maps: &[u32],
-    options: &RewriteOptions,
+    options: &RewriteOptions<'_>,
     items: Vec<Item>,
     facts: &[InsnFacts],
 ) -> Result<Lowered, RewriteError> {
@@ -95,7 +95,7 @@ struct Lowering<'a> {
     spec: &'a ProgramSpec<'a>,
     layout: Option<&'a CtxLayout>,
     used_maps: &'a [u32],
-    options: &'a RewriteOptions,
+    options: &'a RewriteOptions<'a>,
     pokes: Vec<Poke>,
 }
 
@@ -111,11 +111,36 @@ impl Lowering<'_> {
             Insn::LdImm64 { dst, imm: Imm64::MapValue { fd, .. } } if self.is_percpu(fd) => {
                 vec![main(insn), plain(Insn::MovPercpu { dst, src: dst })]
             }
+            Insn::Call { target: CallTarget::Kfunc { id, .. } } => match self.object_argument(at, id, &facts)? {
+                Some(argument) => vec![plain(argument), main(insn)],
+                None => vec![main(insn)],
+            },
             Insn::Call { target: CallTarget::Helper(TAIL_CALL) } => {
                 vec![main(Insn::TailCall { imm: self.tail_call(at, &facts)? })]
             }
             _ => vec![main(insn)],
         })
+    }
+
+    /// What the verifier learnt of the objects of a call, as an argument that the program does not pass itself.
+    fn object_argument(&self, at: u32, id: i32, facts: &InsnFacts) -> Result<Option<Insn>, RewriteError> {
+        let kfunc = usize::try_from(id).ok().and_then(|id| self.spec.kfuncs.get(id));
+        let dst = match kfunc.map(|kfunc| kfunc.name.as_ref()) {
+            Some("bpf_obj_new_impl" | "bpf_refcount_acquire_impl") => Reg::R2,
+            Some("bpf_list_push_front_impl" | "bpf_list_push_back_impl") => Reg::R4,
+            Some("bpf_rbtree_add_impl") => Reg::R5,
+            _ => return Ok(None),
+        };
+        let what = || "one call on objects of several types".to_owned();
+        let Some(known) = facts.object.get() else { return Err(Need { insn: InsnIdx(at), what: what() }.into()) };
+        let value = if kfunc.is_some_and(|kfunc| kfunc.name == "bpf_obj_new_impl") {
+            let found = self.options.objects.iter().find(|(id, _)| u64::from(*id) == known);
+            let missing = RewriteError::Internal { insn: at, what: "an object's type has no description" };
+            found.map(|(_, address)| *address).ok_or(missing)?
+        } else {
+            known
+        };
+        Ok(Some(Insn::LdImm64 { dst, imm: Imm64::Const(value) }))
     }
 
     /// Where the run-time object keeps what a load of the context reads, if not at the same place: the pointers that the

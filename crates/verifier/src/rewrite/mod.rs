@@ -23,7 +23,7 @@ use crate::verified::{InsnFacts, InsnIdx, Need, Verified, Xlated};
 
 /// Choices of the rewrite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RewriteOptions {
+pub struct RewriteOptions<'a> {
     /// Give tail calls with constant map and index a poke descriptor: wanted when the program is compiled.
     pub pokes: bool,
     /// Remove code that no path reaches.
@@ -31,11 +31,13 @@ pub struct RewriteOptions {
     /// Offset from the vCPU's base of the two words (16 bytes, zero at first) that an exception travels in; without it, a
     /// program that throws cannot be run.
     pub thrown: Option<i32>,
+    /// Where the descriptions of [`crate::Verified::objects`] are, by id: what `bpf_obj_new` gets as its second argument.
+    pub objects: &'a [(u32, u64)],
 }
 
-impl Default for RewriteOptions {
+impl Default for RewriteOptions<'_> {
     fn default() -> Self {
-        Self { pokes: true, remove_dead: true, thrown: None }
+        Self { pokes: true, remove_dead: true, thrown: None, objects: &[] }
     }
 }
 
@@ -113,7 +115,11 @@ struct Item {
 ///
 /// # Errors
 /// Limits of the encodings, and inconsistencies of the facts.
-pub fn rewrite(spec: &ProgramSpec<'_>, verified: &Verified, options: &RewriteOptions) -> Result<Xlated, RewriteError> {
+pub fn rewrite(
+    spec: &ProgramSpec<'_>,
+    verified: &Verified,
+    options: &RewriteOptions<'_>,
+) -> Result<Xlated, RewriteError> {
     if let Some(need) = verified.needs().first() {
         return Err(need.clone().into());
     }

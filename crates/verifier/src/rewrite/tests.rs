@@ -51,7 +51,7 @@ impl Program {
         self.rewrite_with(&RewriteOptions::default())
     }
 
-    fn rewrite_with(&self, options: &RewriteOptions) -> Result<Xlated, RewriteError> {
+    fn rewrite_with(&self, options: &RewriteOptions<'_>) -> Result<Xlated, RewriteError> {
         let end = u32::try_from(self.insns.len()).expect("short");
         let starts: Vec<u32> = [0].iter().chain(&self.starts).copied().collect();
         let ends = starts[1..].iter().copied().chain([end]);

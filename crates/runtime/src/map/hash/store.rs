@@ -18,6 +18,7 @@ use super::super::value::{ValueLayout, copy};
 use super::key::Seed;
 use super::pool::{ElemIdx, Pool};
 use super::table::{Found, KEY, LockedBucket, Table, clear_referenced, is_linked, mark_referenced, write_key};
+use crate::object::Owned;
 
 /// Most free lists of a map.
 const MAX_SHARDS: usize = 64;
@@ -54,6 +55,7 @@ pub(super) struct Store {
     pool: Pool,
     pub(super) layout: ValueLayout,
     percpu: Option<PerCpuValues>,
+    owned: Option<Owned>,
     lru: bool,
     lazily: bool,
     key_size: usize,
@@ -64,6 +66,14 @@ pub(super) struct Store {
 
 #[repr(align(128))]
 struct Hand(AtomicU32);
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.owned.is_some() {
+            (0..self.pool.total()).for_each(|elem| self.release(self.pool.addr(ElemIdx(elem))));
+        }
+    }
+}
 
 impl Store {
     pub(super) fn new(
@@ -97,11 +107,23 @@ impl Store {
         let hands = (0..if private { n_shards } else { 1 }).map(|_| Hand(AtomicU32::new(0))).collect();
         let access = Access::of(info);
         let key_size = spec.key_size as usize;
-        Ok(Store { table, value_offset, pool, layout, percpu: values, lru, lazily, key_size, hands, access })
+        // The verifier lets no program put an object into other types of hash map.
+        let owning = if percpu || lru { Vec::new() } else { spec.record.owning() };
+        let owned = Owned::new(owning, cpus);
+        Ok(Store { table, value_offset, pool, layout, percpu: values, owned, lru, lazily, key_size, hands, access })
     }
 
     fn value(&self, elem: *mut u8) -> *mut u8 {
         elem.wrapping_add(self.value_offset)
+    }
+
+    /// Drops the objects that an element's value owns.
+    #[inline]
+    fn release(&self, elem: *mut u8) {
+        if let Some(owned) = &self.owned {
+            // SAFETY: a value of this map; it has no lists and trees that a program may use.
+            unsafe { owned.release(self.value(elem)) };
+        }
     }
 
     fn percpu_off(&self, elem: *mut u8) -> PerCpuOff {
@@ -243,6 +265,7 @@ impl Store {
         }
         // SAFETY: the spare element is ours and filled.
         unsafe { bucket.replace(old, elem, hash) };
+        self.release(old.elem);
         spare.swap(self.pool.index(old.elem));
         Ok(())
     }
@@ -278,6 +301,8 @@ impl Store {
             }
             None => {
                 let target = self.value(addr);
+                // A run that saw the element's last value may have put something into it since.
+                self.release(addr);
                 // SAFETY: the element's value.
                 unsafe { self.layout.init_special(target) };
                 // SAFETY: the element's value, and a readable one (caller).
@@ -327,6 +352,7 @@ impl Store {
         let found = unsafe { bucket.find(key, hash) }.ok_or(Errno::ENOENT)?;
         bucket.remove(found);
         drop(bucket);
+        self.release(found.elem);
         self.pool.free(self.pool.index(found.elem), shard);
         Ok(())
     }
@@ -370,6 +396,7 @@ impl Store {
         self.copy_out(found.elem, out, flags);
         bucket.remove(found);
         drop(bucket);
+        self.release(found.elem);
         self.pool.free(self.pool.index(found.elem), USER.shard());
         Ok(())
     }
@@ -439,6 +466,7 @@ impl Store {
                 for &elem in &chain {
                     if let Some(found) = bucket.find_elem(elem) {
                         bucket.remove(found);
+                        self.release(elem);
                         self.pool.free(self.pool.index(elem), USER.shard());
                     }
                 }
