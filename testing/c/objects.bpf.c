@@ -27,6 +27,13 @@ struct other {
 	struct bpf_refcount count;
 };
 
+struct holder {
+	__u64 key;
+	struct bpf_list_node link;
+	struct bpf_spin_lock lock;
+	struct bpf_list_head items contains(item, link);
+};
+
 #define private(name) SEC(".data." #name) __hidden __attribute__((aligned(8)))
 private(A) struct bpf_spin_lock lock;
 private(A) struct bpf_list_head list contains(item, link);
@@ -34,6 +41,9 @@ private(B) struct bpf_spin_lock tree_lock;
 private(B) struct bpf_rb_root tree contains(tree_item, rb);
 private(C) struct bpf_spin_lock node_lock;
 private(C) struct bpf_list_head nodes contains(tree_item, link);
+
+private(D) struct bpf_spin_lock holder_lock;
+private(D) struct bpf_list_head holders contains(holder, link);
 
 struct slot {
 	__u64 number;
@@ -263,6 +273,88 @@ int ok_deleted_with_its_value(struct __sk_buff *skb)
 	if (item)
 		drop(item);
 	return bpf_map_delete_elem(&hash, &key);
+}
+
+SEC("tc")
+int ok_list_in_an_object(struct __sk_buff *skb)
+{
+	struct holder *holder = new_object(struct holder);
+	int result = 0;
+
+	if (!holder)
+		return -1;
+	for (int i = 1; i < 4; i++) {
+		struct item *item = new_object(struct item);
+
+		if (!item)
+			break;
+		item->key = i;
+		bpf_spin_lock(&holder->lock);
+		result = result * 10 + push_back(&holder->items, &item->link) + i;
+		bpf_spin_unlock(&holder->lock);
+	}
+	/* With all that is in it. */
+	drop(holder);
+	return result;
+}
+
+static struct holder *pop_holder(void)
+{
+	struct bpf_list_node *link;
+
+	bpf_spin_lock(&holder_lock);
+	link = bpf_list_pop_front(&holders);
+	bpf_spin_unlock(&holder_lock);
+	return link ? container(link, struct holder, link) : 0;
+}
+
+SEC("tc")
+int bad_lock_of_another_object(struct __sk_buff *skb)
+{
+	struct holder *first = pop_holder(), *second = pop_holder();
+	struct item *item = new_object(struct item);
+
+	if (!item)
+		goto out;
+	if (!first || !second) {
+		drop(item);
+		goto out;
+	}
+	bpf_spin_lock(&first->lock);
+	push_back(&second->items, &item->link);
+	bpf_spin_unlock(&first->lock);
+out:
+	if (first)
+		drop(first);
+	if (second)
+		drop(second);
+	return 0;
+}
+
+static __attribute__((noinline)) int unlocks(void)
+{
+	bpf_spin_unlock(&tree_lock);
+	bpf_spin_lock(&tree_lock);
+	return 0;
+}
+
+static _Bool unlocking_order(struct bpf_rb_node *a, const struct bpf_rb_node *b)
+{
+	return unlocks();
+}
+
+/* The kernel accepts this one, which changes the tree under its own insertion. */
+SEC("tc")
+int bad_stricter_order_unlocks_below(struct __sk_buff *skb)
+{
+	struct tree_item *node = new_object(struct tree_item);
+
+	if (!node)
+		return 0;
+	bpf_spin_lock(&tree_lock);
+	bpf_rbtree_add_impl(&tree, &node->rb, unlocking_order, 0, 0);
+	bpf_spin_unlock(&tree_lock);
+	return 0;
 }
 
 SEC("tc")

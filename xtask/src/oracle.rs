@@ -37,7 +37,7 @@ pub(crate) enum What {
     },
     /// The kernel's own BPF tests, each program of a type that the engine has
     Selftests {
-        /// List files in full agreement too, and why objects are left out
+        /// Say why each object that is left out is
         #[arg(long)]
         verbose: bool,
         /// Show both logs of the program with this name

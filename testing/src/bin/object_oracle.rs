@@ -178,7 +178,7 @@ impl Report {
     }
 
     fn print(&mut self) {
-        for (file, same, all) in self.files.iter().filter(|(_, same, all)| self.verbose || same != all) {
+        for (file, same, all) in &self.files {
             println!("{file:48} {same:4} of {all:4}");
         }
         self.differences.sort_by(|a, b| (a.agreement, &a.place).cmp(&(b.agreement, &b.place)));

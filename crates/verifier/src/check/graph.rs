@@ -83,6 +83,10 @@ impl Env<'_> {
             if reg.ref_obj_id == 0 {
                 return Err(reject!(self, EINVAL, "allocated object must be referenced"));
             }
+            if kind == FieldKind::RbNode && self.in_tree_callback() {
+                // The kernel takes this, and the tree that is being changed is changed under it.
+                self.need("an insertion into a tree by what orders one");
+            }
         } else {
             if !(reg.ty.is_non_owning() || (reg.ty.is_alloc() && reg.ref_obj_id != 0)) {
                 let text = "can only take non-owning or refcounted bpf_rb_node pointer";
@@ -119,9 +123,10 @@ impl Env<'_> {
         Ok(())
     }
 
-    /// The running function orders a tree for `bpf_rbtree_add`.
+    /// The running function, or one that called it, orders a tree for `bpf_rbtree_add`. The kernel looks at the running
+    /// function alone, though the tree is being changed below all that the callback calls.
     pub(crate) fn in_tree_callback(&self) -> bool {
-        self.cur.frame().callback == Some(Callback::Rbtree)
+        self.cur.frames.iter().any(|frame| frame.callback == Some(Callback::Rbtree))
     }
 
     /// The node in r2 goes into a list or tree, which owns it from now on.

@@ -157,7 +157,7 @@ impl Env<'_> {
     fn check_sections(&mut self, proto: &KfuncProto) -> Check {
         let name = proto.name;
         let sleeps = proto.has(kf::SLEEPABLE);
-        let in_tree_callback = self.cur.frame().callback == Some(Callback::Rbtree);
+        let in_tree_callback = self.in_tree_callback();
         match name {
             "bpf_rcu_read_lock" => self.cur.res_mut().rcu += 1,
             "bpf_rcu_read_unlock" => {
@@ -235,6 +235,8 @@ impl Env<'_> {
                     return Err(crate::env::internal!(self, "a node of no list or tree"));
                 };
                 let ty = RegType::of(Base::BtfId).with(flags::ALLOC);
+                // Whether it has a lock decides whether its identity stays.
+                self.struct_record(object.0);
                 Reg { off: node.cast_signed(), ..Reg::pointer(ty, Extra::Btf(object.0)) }
             }
             KfuncRet::Slice(writable) => self.dynptr_slice(meta, writable)?,

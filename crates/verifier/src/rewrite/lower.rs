@@ -131,6 +131,9 @@ impl Lowering<'_> {
             Some("bpf_rbtree_add_impl") => Reg::R5,
             _ => return Ok(None),
         };
+        if !facts.reachable {
+            return Ok(None);
+        }
         let what = || "one call on objects of several types".to_owned();
         let Some(known) = facts.object.get() else { return Err(Need { insn: InsnIdx(at), what: what() }.into()) };
         let value = if kfunc.is_some_and(|kfunc| kfunc.name == "bpf_obj_new_impl") {
