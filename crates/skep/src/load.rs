@@ -15,7 +15,8 @@ use skep_runtime::map::{Map, Slot};
 use skep_runtime::object::{ObjectType, OwningField, Owns};
 use skep_runtime::{Program, ProgramParts};
 use skep_verifier::{
-    FieldKind, FieldTarget, MapShape, ObjectLayout, Options, ProgFlags, RecordField, RewriteOptions, Verified,
+    FieldKind, FieldTarget, MapShape, ObjectLayout, Options, ProgFlags, RecordField, RewriteError, RewriteOptions,
+    Verified, Xlated,
 };
 
 use crate::code::{self, Code};
@@ -110,20 +111,11 @@ pub(crate) fn build(
         Some(source) => source.context.as_ref(),
         None => engine.context_of(spec),
     };
-    let pokes = engine.mode() == Mode::Jit && engine.is_live();
     let helpers = engine.helpers();
     let built = object.with_program_spec(index, views, context.map(Context::table), |view, poisoned| {
         let view = &skep_verifier::ProgramSpec { helpers: Some(&helpers), ..view.clone() };
         let verified = verify(engine, view, poisoned)?;
-        if let Some(need) = verified.needs().first() {
-            return Err(LoadError::Needs { program: spec.name.clone(), need: need.clone() });
-        }
-        let types = object_types(&verified);
-        let addresses: Vec<(u32, u64)> = types.iter().map(|(id, ty)| (*id, ty.address())).collect();
-        let thrown = Some(skep_runtime::EXCEPTION_WORDS);
-        let options = RewriteOptions { pokes, thrown, objects: &addresses, ..RewriteOptions::default() };
-        let xlated = skep_verifier::rewrite(view, &verified, &options)
-            .map_err(|error| failed("cannot be rewritten", Box::new(error)))?;
+        let (xlated, types) = rewrite(engine, view, &verified)?;
         let xdp_has_frags = view.flags.has(ProgFlags::XDP_HAS_FRAGS);
         Ok::<_, LoadError>((view.prog_type, view.attach_type, xdp_has_frags, verified.stats().processed, xlated, types))
     })?;
@@ -136,6 +128,7 @@ pub(crate) fn build(
         if is_extension { (ProgType::Ext, CtxType::Function) } else { (callee_type, callee_context) };
 
     let used: Vec<Map> = xlated.used_maps.iter().filter_map(|&map| maps.get(map as usize)?.clone()).collect();
+    maps::check_types(object, &used)?;
     let address = |name: &str| skep_runtime::kfunc::kfunc(name).map(skep_runtime::kfunc::Kfunc::address);
     // What the verifier let through is there, except a weak function that is not and that no path calls.
     let kfuncs: Vec<u64> = spec.kfuncs.iter().map(|kfunc| address(&kfunc.name).unwrap_or(0)).collect();
@@ -210,8 +203,38 @@ fn watch_arrays(code: &Code, pokes: &[skep_verifier::Poke], used: &[Map]) -> Vec
     attached
 }
 
+/// The form of a verified program that runs, and the types of the objects that it makes.
+fn rewrite(
+    engine: &Engine,
+    view: &skep_verifier::ProgramSpec<'_>,
+    verified: &Verified,
+) -> Result<(Xlated, ObjectTypes), LoadError> {
+    let program = || view.name.to_owned();
+    if let Some(need) = verified.needs().first() {
+        return Err(LoadError::Needs { program: program(), need: need.clone() });
+    }
+    let types = object_types(verified);
+    let addresses: Vec<(u32, u64)> = types.iter().map(|(id, ty)| (*id, ty.address())).collect();
+    let options = RewriteOptions {
+        pokes: engine.mode() == Mode::Jit && engine.is_live(),
+        thrown: Some(skep_runtime::EXCEPTION_WORDS),
+        objects: &addresses,
+        ..RewriteOptions::default()
+    };
+    match skep_verifier::rewrite(view, verified, &options) {
+        Ok(xlated) => Ok((xlated, types)),
+        Err(RewriteError::NotRunnable(need)) => Err(LoadError::Needs { program: program(), need }),
+        Err(error) => {
+            Err(LoadError::Build { program: program(), step: "cannot be rewritten", source: Box::new(error) })
+        }
+    }
+}
+
+/// By id in the program's BTF; kept as long as the program, or an object of it.
+type ObjectTypes = Vec<(u32, Arc<ObjectType>)>;
+
 /// The types of objects that a program makes, as the runtime wants them.
-fn object_types(verified: &Verified) -> Vec<(u32, Arc<ObjectType>)> {
+fn object_types(verified: &Verified) -> ObjectTypes {
     let describe = |layout: &ObjectLayout| {
         let owned =
             layout.record.iter().filter_map(|field| Some(OwningField { offset: field.offset, owns: owns(field)? }));

@@ -103,6 +103,18 @@ fn check_fits(
     }
 }
 
+/// Maps that keep objects were made with the types that the program was verified with: nothing else tells a struct of one
+/// object file from one of another.
+pub(crate) fn check_types(object: &Object, maps: &[Map]) -> Result<(), MapError> {
+    let own = object.spec().btf.as_ref();
+    let foreign = maps.iter().map(|map| map.info()).find(|info| {
+        let same = info.btf.as_ref().zip(own).is_some_and(|(types, own)| Arc::ptr_eq(&types.btf, own));
+        info.record.fields().iter().any(|field| holds_objects(field.kind)) && !same
+    });
+    let what = "be used: it keeps objects of other types";
+    foreign.map_or(Ok(()), |info| Err(MapError { map: info.name.clone(), what, errno: Errno::EINVAL }))
+}
+
 /// Whether values keep objects that programs made.
 fn holds_objects(kind: FieldKind) -> bool {
     matches!(kind, FieldKind::Kptr | FieldKind::ListHead { .. } | FieldKind::RbRoot { .. })

@@ -41,7 +41,8 @@ pub(crate) unsafe fn push(head: u64, node: u64, back: bool) -> bool {
     // SAFETY: as above.
     unsafe { init(head) };
     // SAFETY: as above.
-    let (before, after) = unsafe { if back { (get(head, PREVIOUS), head) } else { (head, get(head, NEXT)) } };
+    let end = unsafe { get(head, if back { PREVIOUS } else { NEXT }) };
+    let (before, after) = if back { (end, head) } else { (head, end) };
     // SAFETY: as above.
     unsafe { join(before, node) };
     // SAFETY: as above.
@@ -70,7 +71,9 @@ pub(crate) unsafe fn pop(head: u64, back: bool) -> u64 {
     let node = unsafe { peek(head, back) };
     if node != 0 {
         // SAFETY: a node of the list.
-        let (before, after) = unsafe { (get(node, PREVIOUS), get(node, NEXT)) };
+        let before = unsafe { get(node, PREVIOUS) };
+        // SAFETY: as above.
+        let after = unsafe { get(node, NEXT) };
         // SAFETY: as above.
         unsafe { join(before, after) };
         // SAFETY: as above.

@@ -23,14 +23,14 @@ fn rank(node: u64) -> u64 {
 /// # Safety
 /// All are nodes of the tree, whose lock is held.
 unsafe fn replace(root: u64, parent: u64, old: u64, child: u64) {
-    // SAFETY: the caller's duty, here and below.
-    unsafe {
-        if parent == 0 {
-            set(root, TOP, child)
-        } else {
-            set(parent, if get(parent, LEFT) == old { LEFT } else { RIGHT }, child)
-        }
-    }
+    let side = match parent {
+        0 => TOP,
+        // SAFETY: the caller's duty.
+        _ if unsafe { get(parent, LEFT) } == old => LEFT,
+        _ => RIGHT,
+    };
+    // SAFETY: the caller's duty.
+    unsafe { set(if parent == 0 { root } else { parent }, side, child) };
     if child != 0 {
         // SAFETY: as above.
         unsafe { set(child, PARENT, parent) };
@@ -112,10 +112,14 @@ pub(crate) unsafe fn remove(root: u64, node: u64) -> bool {
     }
     loop {
         // SAFETY: as above.
-        let (left, right) = unsafe { (get(node, LEFT), get(node, RIGHT)) };
+        let left = unsafe { get(node, LEFT) };
+        // SAFETY: as above.
+        let right = unsafe { get(node, RIGHT) };
         if left == 0 || right == 0 {
             // SAFETY: as above.
-            unsafe { replace(root, get(node, PARENT), node, left | right) };
+            let parent = unsafe { get(node, PARENT) };
+            // SAFETY: as above.
+            unsafe { replace(root, parent, node, left | right) };
             break;
         }
         // SAFETY: as above.
@@ -210,7 +214,7 @@ mod tests {
             return 0;
         }
         // SAFETY: a node of the tree.
-        let (left, right, above) = unsafe { (get(node, LEFT), get(node, RIGHT), get(node, PARENT)) };
+        let [left, right, above] = [LEFT, RIGHT, PARENT].map(|word| unsafe { get(node, word) });
         assert_eq!(above, parent);
         assert!(parent == 0 || rank(parent) >= rank(node));
         assert!(left == 0 || key(left) <= key(node));

@@ -59,6 +59,10 @@ impl Env<'_> {
 
     /// `bpf_throw`: ends the program from any depth.
     pub(crate) fn check_throw(&mut self) -> Check<Flow> {
+        if self.spec.target.is_some() {
+            // It would have to leave the frames of the program that it extends.
+            self.need("exceptions of an extension program");
+        }
         if self.exception_callback.is_none() {
             // The cookie is what the program returns.
             self.check_return_code(1)?;
