@@ -161,7 +161,7 @@ impl Env<'_> {
         let uninit_ok = self.caps.perfmon;
         for (i, o) in old.stack.iter().enumerate() {
             let n = new.stack.get(i);
-            if exact == Exactness::Exact && n.is_none_or(|n| n.bytes != o.bytes) {
+            if exact != Exactness::NotExact && n.is_none_or(|n| n.bytes != o.bytes) {
                 return false;
             }
             if !Self::slot_safe(o, n, ids, exact, uninit_ok) {

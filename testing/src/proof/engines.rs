@@ -115,6 +115,9 @@ impl Bench {
         witness: &dyn Observer,
     ) -> Result<Watched, String> {
         self.fill(program, input)?;
+        // Another buffer in the way, so that addresses differ from those of other engines' runs.
+        let _aside = Xdp::packet(&input.packet).build().map_err(|errno| errno.to_string())?;
+        let _too = Skb::packet(&input.packet).build(ProgType::SchedCls).map_err(|errno| errno.to_string())?;
         let (ran, packet) = if program.prog_type() == ProgType::Xdp {
             let mut buff = Xdp::packet(&input.packet).build().map_err(|errno| errno.to_string())?;
             let ran = program.run_observed(&mut buff, budget, witness);

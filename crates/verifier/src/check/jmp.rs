@@ -85,9 +85,12 @@ impl Env<'_> {
         src: &Reg,
         linked: &[Linked],
     ) {
-        if dst.is_scalar() && src.is_scalar() && s != Some(d) {
+        if dst.is_scalar() && src.is_scalar() {
             for taken in [false, true] {
-                let (new_dst, new_src) = branch::refine(op, width, taken, &dst.bounds, &src.bounds);
+                let (new_dst, new_src) = match s == Some(d) {
+                    true => branch::refine_same(op, width, taken, &dst.bounds),
+                    false => branch::refine(op, width, taken, &dst.bounds, &src.bounds),
+                };
                 let state = if taken { self.other() } else { Some(&mut self.cur) };
                 let Some(state) = state else { continue };
                 let regs = &mut state.frame_mut().regs;

@@ -83,6 +83,24 @@ pub fn refine(op: JmpOp, width: Width, taken: bool, dst: &Bounds, src: &Bounds) 
     (dst, src)
 }
 
+/// The same for a register that is compared with itself, twice: on the side that no execution takes both ends move, as in
+/// the kernel.
+#[must_use]
+pub fn refine_same(op: JmpOp, width: Width, taken: bool, both: &Bounds) -> (Bounds, Bounds) {
+    let (mut low, mut high) = (*both, *both);
+    let relation = if taken { Relation::of(op) } else { Relation::of(op).negated() };
+    relation.impose(width, &mut low, &mut high);
+    low.u64.narrow(high.u64);
+    low.s64.narrow(high.s64);
+    low.u32.narrow(high.u32);
+    low.s32.narrow(high.s32);
+    low.sync();
+    if low.check().is_err() {
+        low.unbound();
+    }
+    (low, low)
+}
+
 /// The bits as `width` sees them.
 fn bits_in(width: Width, bounds: &Bounds) -> Tnum {
     match width {
