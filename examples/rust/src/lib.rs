@@ -5,5 +5,6 @@ include!(concat!(env!("OUT_DIR"), "/request_filter.skel.rs"));
 include!(concat!(env!("OUT_DIR"), "/socket_dns.skel.rs"));
 include!(concat!(env!("OUT_DIR"), "/tc_flows.skel.rs"));
 include!(concat!(env!("OUT_DIR"), "/xdp_dispatch.skel.rs"));
+include!(concat!(env!("OUT_DIR"), "/xdp_dispatch_stages.skel.rs"));
 include!(concat!(env!("OUT_DIR"), "/xdp_firewall.skel.rs"));
 include!(concat!(env!("OUT_DIR"), "/xdp_load_balancer.skel.rs"));

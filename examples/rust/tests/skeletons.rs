@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use skep::{CtxField, CtxFieldKind, CtxLayout, Engine, Skb, UserContext, Xdp, XdpAction};
 use skep_examples::{
-    percpu_counters, request_filter, socket_dns, tc_flows, xdp_dispatch, xdp_firewall, xdp_load_balancer,
+    percpu_counters, request_filter, socket_dns, tc_flows, xdp_dispatch, xdp_dispatch_stages, xdp_firewall,
+    xdp_load_balancer,
 };
 
 /// Ethernet, IPv4 and the first bytes of TCP or UDP.
@@ -148,6 +149,13 @@ fn xdp_dispatch_dispatches() {
     let seen: u64 = skeleton.maps.seen.keys().map(|key| skeleton.maps.seen.sum_cpus(&key).unwrap()).sum();
     assert_eq!(seen, 3, "two stages, and one");
     assert_eq!(skeleton.progs.drop_icmp.name(), "drop_icmp");
+}
+
+#[test]
+fn xdp_dispatch_stages_are_programs() {
+    let skeleton = xdp_dispatch_stages::Open::new().unwrap().load(&Engine::new().unwrap()).unwrap();
+    let out = skeleton.progs.refuse_connections.test_run(Xdp::packet(&packet(TCP, 1, 2))).unwrap();
+    assert_eq!(out.action(), XdpAction::Pass, "no SYN");
 }
 
 #[test]
