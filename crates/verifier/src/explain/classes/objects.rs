@@ -376,4 +376,28 @@ pub(super) const ROWS: &[Class] = &[
         "r{reg} points to {have}, and {call} needs {want}.",
         "Pass a pointer of the type that is asked for.",
     ),
+    row(
+        C::Bounds,
+        S::Reg,
+        "access beyond {what} in struct {name} with off {off} size {size}",
+        "access across the fields of an object",
+        "The program accesses {size} bytes at offset {off} of struct {name}, beyond {what}.",
+        "Read one field at a time, with its own type.",
+    ),
+    row(
+        C::Call,
+        S::Reg,
+        "Cannot access kernel 'struct {name}' from non-GPL compatible program",
+        "the licence does not allow objects of the kernel",
+        "Fields of struct {name} may only be read by programs under a licence compatible with the GPL.",
+        "Declare `char LICENSE[] SEC(\"license\") = \"GPL\";` if that is your licence, or do without.",
+    ),
+    row(
+        C::Bounds,
+        S::Reg,
+        "R{reg} is ptr_{name} invalid variable offset: off={off}, var_off={var}",
+        "an object of the kernel at a variable offset",
+        "r{reg} is {value}; fields of objects are accessed at constant offsets.",
+        "Use the field's name.",
+    ),
 ];
