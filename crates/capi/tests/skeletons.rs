@@ -10,7 +10,7 @@ use skep_skel::{COptions, c_skeleton, object_ident};
 use skep_testing::kernel;
 
 /// Each example, what is done before load, what is said at the end, and whether a kernel loads it.
-const EXAMPLES: [(&str, &str, &str, bool); 7] = [
+const EXAMPLES: [(&str, &str, &str, bool); 8] = [
     ("percpu_counters", "skel->percpu->hits = 40", "printf(\"hits %d\\n\", skel->percpu->hits)", false),
     (
         "request_filter",
@@ -26,6 +26,7 @@ const EXAMPLES: [(&str, &str, &str, bool); 7] = [
         true,
     ),
     ("xdp_dispatch", "", "", true),
+    ("xdp_dispatch_stages", "", "", true),
     ("xdp_firewall", "skel->rodata->drop_fragments = 0", "printf(\"%d\\n\", skel->rodata->drop_fragments)", true),
     ("xdp_load_balancer", "skel->rodata->n_backends = 2", "", true),
 ];

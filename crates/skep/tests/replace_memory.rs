@@ -73,6 +73,10 @@ fn flat(engine: &Engine, what: &str, slack: usize, mut round: impl FnMut(i32)) {
 /// Rounds between two looks.
 const ROUNDS: i32 = 150;
 
+/// Bytes that queues may hold at one look and not at another; an allocation left behind in each round would be several times
+/// as much.
+const SLACK: usize = 300;
+
 #[test]
 fn nothing_of_a_replaced_version_stays() {
     let engine = Engine::new().expect("an engine");
@@ -89,10 +93,10 @@ fn nothing_of_a_replaced_version_stays() {
                 first.run(&mut packet).expect("a run");
             }
         });
-        flat(&engine, "Slot::swap", 0, |number| {
+        flat(&engine, "Slot::swap", SLACK, |number| {
             drop(slot.swap(object(number).adopt_maps(&["runs"]).expect("the map")).expect("a swap"));
         });
-        flat(&engine, "Program::replace", 0, |number| {
+        flat(&engine, "Program::replace", SLACK, |number| {
             drop(first.replace(object(number).adopt_maps(&["runs"]).expect("the map")).expect("it fits"));
             drop(second.replace(object(number).adopt_maps(&["first"]).expect("the map")).expect("it fits"));
         });
@@ -100,6 +104,6 @@ fn nothing_of_a_replaced_version_stays() {
         flat(&engine, "Program::replace with a prog array adopted", 3000, |number| {
             drop(first.replace(object(number).adopt_maps(&["runs", "next"]).expect("the maps")).expect("it fits"));
         });
-        flat(&engine, "Engine::load", 0, |number| drop(engine.load(object(number)).expect("it loads")));
+        flat(&engine, "Engine::load", SLACK, |number| drop(engine.load(object(number)).expect("it loads")));
     });
 }
