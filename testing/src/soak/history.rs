@@ -96,7 +96,11 @@ mod tests {
         assert_eq!((history.seen(0, inside, inside), history.seen(7, inside, inside)), (Some(inside), Some(inside)));
         assert_eq!((history.seen(0, after, after), history.seen(7, after, after)), (None, Some(after)));
         history.begin(8, &clock);
-        history.end(&clock, u64::MAX - 1);
+        let over = clock.now();
+        history.end(&clock, over);
+        assert!(history.seen(7, 0, over).is_some(), "it was over at this very moment, not before");
+        history.begin(9, &clock);
+        history.end(&clock, over + 1);
         assert_eq!(history.seen(7, 0, u64::MAX - 1), None, "forgotten");
         assert!(history.seen(8, 0, u64::MAX - 1).is_some());
     }
