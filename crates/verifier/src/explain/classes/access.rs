@@ -1,14 +1,15 @@
-//! Refusals of memory accesses and of what is done with pointers.
+//! Refusals of memory accesses: what is null, out of bounds, or was never written.
 //!
 //! Owns these rows of the table. Invariant: as in the parent module, special patterns come before general ones.
 
-use super::{CHECK_INDEX, Category as C, Class, ENCODING, Subject as S, row};
+use super::{CHECK_INDEX, Category as C, Class, NULL_CHECK, Subject as S, row};
 
 const CHECK_PACKET: &str = "Compare the pointer with data_end before the access, for all bytes that are read: \
      `if (p + sizeof(*p) > data_end) return XDP_DROP;`, after the last call that may move the packet.";
 const CHECK_SIZE: &str =
     "Bound the size before the call, as an unsigned number: `if (size > MAX) return 0;` or `size &= MAX`.";
-const NULL_CHECK: &str = "Test the pointer first: `if (!p) return 0;`.";
+const SET_WHOLE: &str =
+    "Set the whole variable before the call, its padding too: `struct key key = {};` or __builtin_memset().";
 
 /// The first row that fits counts.
 pub(super) const ROWS: &[Class] = &[
@@ -20,15 +21,8 @@ pub(super) const ROWS: &[Class] = &[
         "a pointer that may be NULL is dereferenced",
         "r{reg} is {value}, and no branch on this path has shown that it is not NULL.",
         NULL_CHECK,
-    ),
-    row(
-        C::Null,
-        S::Reg,
-        "R{reg} invalid mem access '{type}_or_null_'",
-        "a pointer that may be NULL is dereferenced",
-        "r{reg} is {value}, and no branch on this path has shown that it is not NULL.",
-        NULL_CHECK,
-    ),
+    )
+    .or(&["R{reg} invalid mem access '{type}_or_null_'"]),
     row(
         C::Null,
         S::Reg,
@@ -135,15 +129,8 @@ pub(super) const ROWS: &[Class] = &[
         "the size is 0",
         "{call} takes no empty memory.",
         "Leave out the call when the size is 0.",
-    ),
-    row(
-        C::Bounds,
-        S::None,
-        "invalid zero-sized read",
-        "the size is 0",
-        "{call} takes no empty memory.",
-        "Leave out the call when the size is 0.",
-    ),
+    )
+    .or(&["invalid zero-sized read"]),
     row(
         C::Bounds,
         S::Reg,
@@ -279,7 +266,7 @@ pub(super) const ROWS: &[Class] = &[
         "invalid read from stack R{reg} off {off}+{byte} size {size}",
         "bytes of the stack that were never written",
         "{call} reads {size} bytes of the stack at fp{off}, and byte {byte} of them was not written on this path.",
-        "Set the whole variable before the call, its padding too: `struct key key = {};` or __builtin_memset().",
+        SET_WHOLE,
     ),
     row(
         C::Uninitialized,
@@ -287,7 +274,7 @@ pub(super) const ROWS: &[Class] = &[
         "invalid read from stack R{reg} var_off {var}+{byte} size {size}",
         "bytes of the stack that were never written",
         "{call} reads {size} bytes of the stack, and some of them were not written on this path.",
-        "Set the whole variable before the call, its padding too: `struct key key = {};` or __builtin_memset().",
+        SET_WHOLE,
     ),
     row(
         C::Uninitialized,
@@ -313,307 +300,5 @@ pub(super) const ROWS: &[Class] = &[
         "an iterator that was not made",
         "{call} needs an iterator that bpf_iter_{kind}_new() made on this path and that was not destroyed.",
         "Call bpf_iter_{kind}_new() first, on every path; bpf_for() and bpf_for_each() do it for you.",
-    ),
-    // Pointer use.
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} pointer arithmetic on {type} prohibited",
-        "arithmetic on a pointer that must stay as it is",
-        "r{reg} is {value}; pointers of this kind may not be moved.",
-        "Use the pointer as it was given; compute on the packet pointer, map value or stack address instead.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} pointer arithmetic with {op} operator prohibited",
-        "only addition and subtraction work on pointers",
-        "r{reg} is {value}, and the operator is {op}.",
-        "Compute with numbers, then add the result to the pointer.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} bitwise operator {op} on pointer prohibited",
-        "bit operation on a pointer",
-        "r{reg} is {value}, and the operator is {op}.",
-        "Compute with numbers, then add the result to the pointer: alignment by masking a pointer cannot be verified.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} 32-bit pointer arithmetic prohibited",
-        "a pointer is cut to 32 bits",
-        "r{reg} is {value}; arithmetic of 32 bits would lose half of the address.",
-        "Keep pointers in pointer types or 64-bit integers.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} partial copy of pointer",
-        "a pointer is cut to 32 bits",
-        "r{reg} is {value}, and only its low half would be copied.",
-        "Keep pointers in pointer types or 64-bit integers.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} sign-extension part of pointer",
-        "a pointer is cut",
-        "r{reg} is {value}, and only a part of it would be copied.",
-        "Keep pointers in pointer types or 64-bit integers.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} pointer {op} pointer prohibited",
-        "two pointers are combined",
-        "r{reg} is {value}, and the other operand is a pointer as well.",
-        "Only the difference of two packet pointers is a number; otherwise add numbers to one pointer.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} tried to subtract pointer from scalar",
-        "a pointer is subtracted from a number",
-        "The right operand is a pointer.",
-        "Write the difference the other way round.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} subtraction from stack pointer prohibited",
-        "a number is subtracted from a stack pointer",
-        "r{reg} is {value}.",
-        "Add a negative constant instead, or index from the array's start.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} {what}, prohibited for !root",
-        "pointer arithmetic of an unprivileged program",
-        "r{reg} is {value}; unprivileged programs may not leave the object even for a moment.",
-        "Bound the offset before it is added, or load the program with CAP_BPF and CAP_PERFMON.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} {what} prohibited for !root, var_off={var} off={off}",
-        "variable stack offset in an unprivileged program",
-        "r{reg} is {value}; unprivileged programs need constant offsets into the stack.",
-        "Use a constant index, or load the program with CAP_BPF and CAP_PERFMON.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} variable offset stack access prohibited for !root, var_off={var}",
-        "variable stack offset in an unprivileged program",
-        "r{reg} is {value}; unprivileged programs need constant offsets into the stack.",
-        "Use a constant index, or load the program with CAP_BPF and CAP_PERFMON.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} {what}, prohibited for !root; off={off}",
-        "pointer arithmetic of an unprivileged program",
-        "r{reg} is {value}; unprivileged programs may not leave the object even for a moment.",
-        "Bound the offset before it is added, or load the program with CAP_BPF and CAP_PERFMON.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} pointer comparison prohibited",
-        "a pointer is compared in an unprivileged program",
-        "r{reg} is {value}; the comparison would tell something of the address.",
-        "Unprivileged programs may only compare pointers with NULL, and packet pointers with data_end.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} pointer arithmetic prohibited",
-        "arithmetic on a pointer in an unprivileged program",
-        "r{reg} is {value}; the result would tell something of the address.",
-        "Load the program with CAP_PERFMON, or do not compute with the address.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} leaks addr{where}",
-        "an address would leak",
-        "r{reg} is {value}, and an unprivileged program must not show addresses.",
-        "Store numbers, not pointers; or load the program with CAP_PERFMON.",
-    ),
-    row(
-        C::Pointer,
-        S::Branches,
-        "leaking pointer from stack off {off}",
-        "an address would leak",
-        "The stack holds a pointer at fp{off}, and an unprivileged program must not show addresses.",
-        "Clear the variable before it is passed on; or load the program with CAP_PERFMON.",
-    ),
-    row(
-        C::Pointer,
-        S::None,
-        "attempt to corrupt spilled pointer on stack",
-        "part of a saved pointer is overwritten",
-        "The stack holds a pointer here, and only some of its bytes are written.",
-        "Overwrite the whole pointer.",
-    ),
-    row(
-        C::Pointer,
-        S::None,
-        "invalid size of register spill",
-        "a pointer is stored in less than 8 bytes",
-        "Only a whole pointer can be kept on the stack.",
-        "Keep pointers in variables of 8 bytes.",
-    ),
-    row(
-        C::Pointer,
-        S::None,
-        "invalid size of register fill",
-        "part of a saved pointer is read",
-        "The stack holds a pointer here, and only some of its bytes are read.",
-        "Read the whole pointer: 8 bytes.",
-    ),
-    row(
-        C::Pointer,
-        S::None,
-        "cannot spill pointers to stack into stack frame of the caller",
-        "a stack pointer is stored in the caller's stack",
-        "The pointer would outlive the function whose stack it points to.",
-        "Return numbers, or let the caller own the memory.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "cannot return stack pointer to the caller",
-        "a stack pointer is returned",
-        "The pointer would outlive the function whose stack it points to.",
-        "Let the caller own the memory and pass its address.",
-    ),
-    row(
-        C::Pointer,
-        S::None,
-        "frame pointer is read only",
-        "r10 is written",
-        "r10 is the frame pointer; programs cannot change it.",
-        ENCODING,
-    ),
-    row(
-        C::Pointer,
-        S::None,
-        "same insn cannot be used with different pointers",
-        "one instruction accesses two kinds of memory",
-        "On one path the pointer of this access is of one kind, on another path of another, and accesses of these kinds are \
-         rewritten in different ways.",
-        "Access the memory in each branch by itself, so that the compiler does not merge the accesses (a barrier such as \
-         `asm volatile(\"\")` in one of them keeps them apart).",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} cannot write into {type}",
-        "write into memory that is read-only",
-        "r{reg} is {value}.",
-        "Read from it only; keep what is changed in a map value or on the stack.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "cannot write into packet",
-        "the packet cannot be written",
-        "Programs of this type may read packet bytes but not change them.",
-        "Use a program type that may (XDP, TC, sk_skb), or a helper that stores bytes.",
-    ),
-    row(
-        C::Pointer,
-        S::None,
-        "BPF_ATOMIC {what} R{reg} {type} is not allowed",
-        "atomic operation on memory of this kind",
-        "Atomic operations work on map values, on the stack and on memory of helpers; this is {type}.",
-        "Keep the counter in a map value.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "write to change key R{reg} not allowed",
-        "a map's key is written",
-        "The key that a callback gets belongs to the map.",
-        "Copy the key to the stack and change the copy.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} invalid {what} buffer access: off={off}, size=0",
-        "negative offset into a buffer",
-        "r{reg} is {value}.",
-        "Use offsets from 0.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} invalid variable buffer offset: off={off}, var_off={var}",
-        "variable offset into a buffer",
-        "r{reg} is {value}; buffers of the kernel need constant offsets.",
-        "Use a constant offset.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "R{reg} invalid {type} access off={off} size={size}",
-        "no field of a socket",
-        "The program accesses {size} bytes at offset {off} of {value}, and no field may be accessed so.",
-        "Read whole fields of struct bpf_sock as the kernel's header has them.",
-    ),
-    // Context.
-    row(
-        C::Context,
-        S::None,
-        "invalid bpf_context access off={off} size={size}",
-        "no such access to the context",
-        "{field}",
-        "Use the context's structure of this program type from linux/bpf.h, read whole fields, and write only those that \
-         may be written.",
-    ),
-    row(
-        C::Context,
-        S::Reg,
-        "dereference of modified ctx ptr R{reg} off={off} disallowed",
-        "the context pointer was moved",
-        "r{reg} is {value}; fields of the context are read with a constant offset from its start, and it is passed on unmoved.",
-        "Keep `ctx` as it is and use `ctx->field`. Where the compiler computes the address (of two fields in one expression, \
-         or behind a volatile pointer), read each field into a variable first.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "dereference of modified {type} ptr R{reg} off={off} disallowed",
-        "a pointer was moved that must stay as it is",
-        "r{reg} is {value}.",
-        "Use the pointer as it was given.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "negative offset {type} ptr R{reg} off={off} disallowed",
-        "a pointer was moved below its start",
-        "r{reg} is {value}.",
-        "Use the pointer as it was given.",
-    ),
-    row(
-        C::Context,
-        S::Reg,
-        "variable ctx access var_off={var} disallowed",
-        "the context is read at a variable offset",
-        "Fields of the context are read with constant offsets.",
-        "Use `ctx->field`; an index into an array of the context must be a constant.",
-    ),
-    row(
-        C::Pointer,
-        S::Reg,
-        "variable {type} access var_off={var} disallowed",
-        "access at a variable offset",
-        "r{reg} is {value}; fields are accessed with constant offsets.",
-        "Use constant offsets.",
     ),
 ];

@@ -6,8 +6,12 @@
 //! `{access}`, `{value}`, `{call}`, `{field}` and `{context}`.
 
 mod access;
+mod arguments;
+mod calls;
+mod flow;
+mod limits;
 mod objects;
-mod program;
+mod pointers;
 
 use crate::verified::RejectionKind;
 
@@ -109,6 +113,8 @@ pub(super) type Captures<'m> = Vec<(&'static str, &'m str)>;
 #[derive(Debug)]
 pub(super) struct Class {
     pub(super) pattern: &'static str,
+    /// Other messages that mean the same.
+    also: &'static [&'static str],
     pub(super) category: Category,
     pub(super) title: &'static str,
     pub(super) reason: &'static str,
@@ -124,11 +130,29 @@ const fn row(
     reason: &'static str,
     suggestion: &'static str,
 ) -> Class {
-    Class { pattern, category, title, reason, suggestion, subject }
+    Class { pattern, also: &[], category, title, reason, suggestion, subject }
+}
+
+impl Class {
+    /// The same for other messages.
+    const fn or(self, also: &'static [&'static str]) -> Self {
+        Self { also, ..self }
+    }
+
+    /// What the names of the first pattern that fits stand for.
+    fn captures<'m>(&self, message: &'m str) -> Option<Captures<'m>> {
+        std::iter::once(&self.pattern).chain(self.also).find_map(|pattern| captures(pattern, message))
+    }
 }
 
 /// What to do about instructions that no compiler makes.
 const ENCODING: &str = "Clang does not make this: look at what wrote or changed the instructions (inline assembly, a linker, a generator).";
+
+/// What to do about a pointer that may be NULL.
+const NULL_CHECK: &str = "Test the pointer first: `if (!p) return 0;`.";
+
+/// What to do about an argument that must be memory.
+const OWN_MEMORY: &str = "Pass the address of a local variable, of a map value or of packet bytes that were checked.";
 
 /// What to do about an index.
 pub(super) const CHECK_INDEX: &str = "Bound the index before it is used, on the variable that is used: compare it as an unsigned number with the number \
@@ -136,12 +160,14 @@ pub(super) const CHECK_INDEX: &str = "Bound the index before it is used, on the 
 
 /// The rows, in order.
 fn rows() -> impl Iterator<Item = &'static Class> {
-    access::ROWS.iter().chain(program::ROWS).chain(objects::ROWS)
+    [access::ROWS, pointers::ROWS, arguments::ROWS, calls::ROWS, flow::ROWS, limits::ROWS, objects::ROWS]
+        .into_iter()
+        .flatten()
 }
 
 /// The row of a message, with what its pattern's names stand for.
 pub(super) fn class_of(message: &str) -> Option<(&'static Class, Captures<'_>)> {
-    rows().find_map(|class| Some((class, captures(class.pattern, message)?)))
+    rows().find_map(|class| Some((class, class.captures(message)?)))
 }
 
 /// The class of a message that no row fits.

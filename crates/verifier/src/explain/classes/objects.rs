@@ -2,7 +2,7 @@
 //!
 //! Owns these rows of the table. Invariant: as in the parent module, special patterns come before general ones.
 
-use super::{Category as C, Class, Subject as S, row};
+use super::{Category as C, Class, NULL_CHECK, OWN_MEMORY, Subject as S, row};
 
 const OWN: &str = "Keep the pointer that the kernel function returned and pass that.";
 
@@ -46,7 +46,7 @@ pub(super) const ROWS: &[Class] = &[
         "kernel function {name} args#{arg} takes memory, and R{reg} points to an object",
         "memory is expected",
         "r{reg} is {value}.",
-        "Pass the address of a local variable, of a map value or of packet bytes that were checked.",
+        OWN_MEMORY,
     ),
     row(
         C::Reference,
@@ -151,14 +151,6 @@ pub(super) const ROWS: &[Class] = &[
         "a call that may sleep inside a section",
         "{name} may sleep, and the section ({section}) is open on this path.",
         "Leave the section first.",
-    ),
-    row(
-        C::Reference,
-        S::None,
-        "kfunc {name} reference has not been acquired before",
-        "something is given back that was not taken",
-        "{name} releases a reference that this path does not hold.",
-        "Only give back what was acquired, and only once.",
     ),
     row(
         C::Call,
@@ -358,16 +350,9 @@ pub(super) const ROWS: &[Class] = &[
         "Possibly NULL pointer passed to helper arg{arg}",
         "an argument may be NULL",
         "{call} takes no NULL as argument {arg} (from 0).",
-        "Test the pointer first: `if (!p) return 0;`.",
-    ),
-    row(
-        C::Null,
-        S::None,
-        "Possibly NULL pointer passed to trusted arg{arg}",
-        "an argument may be NULL",
-        "{call} takes no NULL as argument {arg} (from 0).",
-        "Test the pointer first: `if (!p) return 0;`.",
-    ),
+        NULL_CHECK,
+    )
+    .or(&["Possibly NULL pointer passed to trusted arg{arg}"]),
     row(
         C::Argument,
         S::Reg,
