@@ -87,11 +87,11 @@ impl ExtendError {
 }
 
 /// What forbids what: memberships in prog arrays, and functions that are replaced.
-#[derive(Default)]
 pub(crate) struct Ties(Mutex<State>);
 
-#[derive(Default)]
 struct State {
+    /// Whether every run has a frame, also those that began long ago.
+    framed: bool,
     /// Slots of prog arrays that hold the program.
     memberships: u64,
     /// Functions that are replaced, by number.
@@ -99,6 +99,11 @@ struct State {
 }
 
 impl Ties {
+    /// None yet, of a program whose runs have frames, or have none.
+    pub(crate) fn new(framed: bool) -> Self {
+        Self(Mutex::new(State { framed, memberships: 0, replaced: BTreeSet::new() }))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is one operation, so a panic elsewhere leaves the state whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,16 +167,15 @@ impl Program {
         if !subprog.replaceable {
             return Err(fixed("it is static, or its arguments are not those of its prototype"));
         }
+        if with.asks_for_frame() {
+            target.await_frames()?;
+        }
         let mut state = target.ties().state();
         if state.memberships > 0 {
             return Err(ExtendError::TailCallee { program: name() });
         }
         if state.replaced.contains(&function) {
             return Err(ExtendError::Replaced { program: name(), function: subprog.name.clone() });
-        }
-        if with.asks_for_frame() && target.give_frames() {
-            // Runs that began without a frame must not meet code that looks for it.
-            target.engine().cpus().synchronize()?;
         }
         match target.interpreted() {
             Some(program) => {
@@ -250,6 +254,18 @@ fn put_back(target: &ProgInner, function: usize, with: Arc<ProgInner>) -> Result
 }
 
 impl ProgInner {
+    /// Returns when every run of the program has a frame: one that began without must not meet code that looks for it.
+    fn await_frames(&self) -> Result<(), SyncError> {
+        if self.ties().state().framed {
+            return Ok(());
+        }
+        self.give_frames();
+        // Without the lock: a run that is waited for may want it, where a program fills a prog array.
+        self.engine().cpus().synchronize()?;
+        self.ties().state().framed = true;
+        Ok(())
+    }
+
     /// Where code enters this extension instead of function `function`.
     fn entry_in_place_of(&self, function: usize) -> Option<CodeAddr> {
         let code = self.code()?;

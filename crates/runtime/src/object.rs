@@ -147,48 +147,74 @@ pub(crate) unsafe fn acquire(object: u64, offset: u32) -> u64 {
     if count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok() { object } else { 0 }
 }
 
-/// Gives up one reference to `object`, and to all that it owned alone; calls `free` for each that nothing owns any more.
-///
-/// # Safety
-/// The caller owned the reference.
-unsafe fn disown(object: u64, free: &mut dyn FnMut(u64)) {
-    let mut owned = vec![object];
-    while let Some(object) = owned.pop() {
-        // SAFETY: what is in the list was owned, and so is alive.
+/// Objects that nothing owns, linked through their headers: so taking them apart needs no memory.
+#[derive(Default)]
+struct Unowned(u64);
+
+impl Unowned {
+    /// Gives up one reference to `object`, which is kept here if it was the last.
+    ///
+    /// # Safety
+    /// The caller owned the reference.
+    unsafe fn disown(&mut self, object: u64) {
+        // SAFETY: what is owned is alive.
         let ty = unsafe { type_of(object) };
         if let Some(offset) = ty.refcount {
             // SAFETY: as above.
             let count = unsafe { counter(object, offset) };
             if count.fetch_sub(1, Ordering::Release) != 1 {
-                continue;
+                return;
             }
             fence(Ordering::Acquire);
         }
-        // SAFETY: nothing owns the object any more, so its fields are this thread's.
-        unsafe { take_owned(&ty.owned, object, &mut owned) };
-        free(object);
+        // SAFETY: alive; nothing owns it any more, so the link is this thread's.
+        unsafe { header(object) }.next.set(self.0);
+        self.0 = object;
     }
-}
 
-/// Takes everything out of the owning fields of a value or an object.
-///
-/// # Safety
-/// `at` is a value or an object with these fields, alive; lists and trees in it are touched by nobody else.
-unsafe fn take_owned(fields: &[OwningField], at: u64, out: &mut Vec<u64>) {
-    for field in fields {
-        let place = at + u64::from(field.offset);
-        match field.owns {
-            Owns::One => {
-                // SAFETY: a field of 8 bytes, aligned to 8 (type).
-                let kept = unsafe { AtomicU64::from_ptr(pointer(place).cast()) }.swap(0, Ordering::AcqRel);
-                if kept != 0 {
-                    out.push(kept);
+    /// Gives up what the objects own in turn, and passes each to `free`.
+    fn take_apart(mut self, mut free: impl FnMut(u64)) {
+        while self.0 != 0 {
+            let object = self.0;
+            // SAFETY: in the chain, so alive.
+            self.0 = unsafe { header(object) }.next.get();
+            // SAFETY: as above.
+            let ty = unsafe { type_of(object) };
+            // SAFETY: nothing owns the object any more, so its fields are this thread's.
+            unsafe { self.take_owned(&ty.owned, object) };
+            free(object);
+        }
+    }
+
+    /// Takes everything out of the owning fields of a value or an object, and gives it up.
+    ///
+    /// # Safety
+    /// `at` is a value or an object with these fields, alive; lists and trees in it are touched by nobody else.
+    unsafe fn take_owned(&mut self, fields: &[OwningField], at: u64) {
+        for field in fields {
+            let place = at + u64::from(field.offset);
+            match field.owns {
+                Owns::One => {
+                    // SAFETY: a field of 8 bytes, aligned to 8 (type).
+                    let kept = unsafe { AtomicU64::from_ptr(pointer(place).cast()) }.swap(0, Ordering::AcqRel);
+                    if kept != 0 {
+                        // SAFETY: the field owned it.
+                        unsafe { self.disown(kept) };
+                    }
+                }
+                Owns::List(node) => {
+                    // SAFETY: the list owned it.
+                    let each = |link| unsafe { self.disown(link - u64::from(node)) };
+                    // SAFETY: the list is the caller's.
+                    unsafe { list::drain(place, each) }
+                }
+                Owns::Tree(node) => {
+                    // SAFETY: the tree owned it.
+                    let each = |link| unsafe { self.disown(link - u64::from(node)) };
+                    // SAFETY: the tree is the caller's.
+                    unsafe { tree::drain(place, each) }
                 }
             }
-            // SAFETY: the caller's duty.
-            Owns::List(node) => unsafe { list::drain(place, |link| out.push(link - u64::from(node))) },
-            // SAFETY: the caller's duty.
-            Owns::Tree(node) => unsafe { tree::drain(place, |link| out.push(link - u64::from(node))) },
         }
     }
 }
@@ -199,14 +225,15 @@ unsafe fn take_owned(fields: &[OwningField], at: u64, out: &mut Vec<u64>) {
 /// `object` is an object that the program owned (prototype).
 pub(crate) unsafe fn drop_in_run(run: &Run, object: u64) {
     let block = run.block();
-    let mut later = |object: u64| {
+    let mut unowned = Unowned::default();
+    // SAFETY: the caller's duty.
+    unsafe { unowned.disown(object) };
+    unowned.take_apart(|object| {
         // SAFETY: alive until it is freed.
         unsafe { header(object) }.next.set(block.garbage.get());
         block.garbage.set(object);
         block.garbage_len.set(block.garbage_len.get() + 1);
-    };
-    // SAFETY: the caller's duty.
-    unsafe { disown(object, &mut later) };
+    });
     if block.garbage_len.get() >= BATCH {
         block.garbage_len.set(0);
         let first = block.garbage.replace(0);
@@ -264,19 +291,15 @@ impl Owned {
     /// # Safety
     /// `value` is a value of the map; its lock is held if it has lists or trees.
     pub(crate) unsafe fn release(&self, value: *mut u8) {
-        let mut owned = Vec::new();
+        let mut unowned = Unowned::default();
         // SAFETY: the caller's duty.
-        unsafe { take_owned(&self.fields, value.expose_provenance() as u64, &mut owned) };
+        unsafe { unowned.take_owned(&self.fields, value.expose_provenance() as u64) };
         let mut chain = 0;
-        for object in owned {
-            let mut later = |object: u64| {
-                // SAFETY: alive until it is freed.
-                unsafe { header(object) }.next.set(chain);
-                chain = object;
-            };
-            // SAFETY: the value owned it.
-            unsafe { disown(object, &mut later) };
-        }
+        unowned.take_apart(|object| {
+            // SAFETY: alive until it is freed.
+            unsafe { header(object) }.next.set(chain);
+            chain = object;
+        });
         if chain != 0 {
             // SAFETY: nothing owns them, and the closure runs after a grace period.
             self.cpus.defer(Box::new(move || unsafe { free_chain(chain) }));

@@ -243,14 +243,13 @@ impl Program {
             // SAFETY: the stub is in the same image and does what the site's no-op does, and counts.
             unsafe { engine.stats_key().attach(installed, *site, on, SiteBytes::Nop) }?;
         }
+        // Without a site of its own, a compiled program is counted by whoever enters it.
+        let counted_outside = |code: &Code| code.stats.is_none() && code.function_entry.is_none();
+        let needs_frame = needs_frame(&parts.xlated) || parts.code.as_ref().is_some_and(counted_outside);
         let version = ProgInner {
             entry,
             ctx_type: parts.ctx_type,
-            // Without a site of its own, a compiled program is counted by whoever enters it.
-            needs_frame: AtomicBool::new(
-                needs_frame(&parts.xlated)
-                    || parts.code.as_ref().is_some_and(|code| code.stats.is_none() && code.function_entry.is_none()),
-            ),
+            needs_frame: AtomicBool::new(needs_frame),
             places: Mutex::default(),
             engine: Arc::clone(engine),
             interpreted,
@@ -270,7 +269,7 @@ impl Program {
                 loaded_at: SystemTime::now(),
             },
             stats: parts.stats,
-            ties: Ties::default(),
+            ties: Ties::new(needs_frame),
             maps: parts.maps,
             attached: parts.attached,
         };
@@ -477,17 +476,14 @@ impl ProgInner {
         if self.needs_frame.load(Ordering::Acquire) { 0 } else { self.entry }
     }
 
-    /// From now on, runs that start have a frame; whether they had none before.
-    pub(crate) fn give_frames(&self) -> bool {
-        if self.needs_frame.swap(true, Ordering::AcqRel) {
-            return false;
-        }
+    /// Runs that start from now on have a frame.
+    pub(crate) fn give_frames(&self) {
+        self.needs_frame.store(true, Ordering::Release);
         // A place that takes the version up from here on sees the flag.
         let places = std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner));
         for place in places.iter().filter_map(Weak::upgrade) {
             place.give_frames(self);
         }
-        true
     }
 
     pub(crate) fn asks_for_frame(&self) -> bool {
@@ -496,9 +492,14 @@ impl ProgInner {
 
     /// A place is about to run the version.
     fn runs_at(&self, place: &Arc<Place>) {
+        self.forget_places();
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(place));
+    }
+
+    /// Lets go of the memory of places that are gone.
+    fn forget_places(&self) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.retain(|known| known.strong_count() > 0);
-        places.push(Arc::downgrade(place));
     }
 
     /// Runs with a frame.

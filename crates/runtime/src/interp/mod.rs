@@ -146,7 +146,6 @@ pub struct Interp<'a> {
     fault: RefCell<Option<Fault>>,
     /// Slot of the instruction that calls a helper, for faults found inside it.
     at: Cell<usize>,
-    #[cfg_attr(not(feature = "shadow"), expect(dead_code, reason = "empty"))]
     witness: Witness<'a>,
     /// Functions on the call chain.
     #[cfg(feature = "shadow")]

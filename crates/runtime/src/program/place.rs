@@ -70,7 +70,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         // The last handle is gone, so no run can begin; one that is in progress borrows a handle.
         // SAFETY: the pointer came from `Arc::into_raw`, and this is its only owner.
-        drop(unsafe { Arc::from_raw(*self.current.get_mut()) });
+        let version = unsafe { Arc::from_raw(*self.current.get_mut()) };
+        version.forget_places();
     }
 }
 
