@@ -5,6 +5,7 @@
 //! `bpf_program__set_attach_target` and `bpf_program__attach_freplace`, libbpf 1.x.
 
 use std::fmt;
+use std::sync::Arc;
 
 use skep_abi::{Errno, ProgType};
 use skep_runtime::extension as runtime;
@@ -13,31 +14,51 @@ use crate::error::LoadError;
 use crate::load::{self, LoadOptions};
 use crate::loaded::{Loaded, NotFound};
 use crate::object::Object;
-use crate::program::Program;
+use crate::program::{Program, Source, source_of};
 use crate::version::Version;
 
 /// The function that an extension program is verified for.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// The program that it is in.
-    pub(crate) program: Program,
+    /// The program that it is in: the version that ran when it was found, whatever takes its place later.
+    pub(crate) program: skep_runtime::Program,
     /// Its number among the program's functions.
     pub(crate) function: usize,
+    /// The program's handle, where it was found by one and not by a descriptor.
+    owner: Option<Program>,
 }
 
 impl Target {
     /// The function of this name.
-    pub(crate) fn find(program: &Program, function: &str) -> Result<Self, NotFound> {
-        // The function is one of the version that runs now, whatever takes its place later.
+    fn find(program: &Program, function: &str) -> Result<Self, NotFound> {
         let program = program.pinned();
         let position = program.xlated().subprogs.iter().position(|sub| sub.name == function && sub.type_id != 0);
         match position {
-            Some(function) => Ok(Self { program, function }),
+            Some(function) => Ok(Self { program: program.runtime().clone(), function, owner: Some(program) }),
             None => {
                 Err(NotFound { what: "function", name: function.to_owned(), known: program.replaceable_functions() })
             }
         }
     }
+
+    /// The function with this id in the program's own types.
+    pub(crate) fn by_id(program: &skep_runtime::Program, id: u32) -> Option<Self> {
+        let program = program.pinned();
+        let position = program.xlated().subprogs.iter().position(|sub| sub.type_id == id && id != 0);
+        position.map(|function| Self { program, function, owner: None })
+    }
+
+    /// What the program was made from.
+    pub(crate) fn source(&self) -> Arc<Source> {
+        source_of(&self.program)
+    }
+}
+
+/// Puts an extension program in the place of the function that it was loaded for.
+pub(crate) fn attach(program: &skep_runtime::Program) -> Result<runtime::Extension, ExtendError> {
+    let not_extension = || ExtendError::NotExtension { program: program.name().to_owned() };
+    let target = source_of(program).target.clone().ok_or_else(not_extension)?;
+    Ok(target.program.replace_function(target.function, program)?)
 }
 
 /// Why a function is not replaced. What ran goes on.
@@ -86,7 +107,8 @@ impl ExtendError {
 #[must_use = "the function is put back when this is dropped"]
 pub struct Replacement {
     link: runtime::Extension,
-    target: Target,
+    target: Program,
+    function: usize,
     program: Program,
     loaded: Option<Loaded>,
 }
@@ -94,7 +116,7 @@ pub struct Replacement {
 impl fmt::Debug for Replacement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Replacement");
-        shown.field("target", &self.target.program).field("function", &self.function()).field("program", &self.program);
+        shown.field("target", &self.target).field("function", &self.function()).field("program", &self.program);
         shown.finish_non_exhaustive()
     }
 }
@@ -109,14 +131,14 @@ impl Replacement {
     /// The program whose function is replaced.
     #[must_use]
     pub fn target(&self) -> &Program {
-        &self.target.program
+        &self.target
     }
 
     /// The name of the function.
     #[must_use]
     pub fn function(&self) -> String {
-        let subprogs = &self.target.program.xlated().subprogs;
-        subprogs.get(self.target.function).map_or_else(String::new, |sub| sub.name.clone())
+        let subprogs = &self.target.xlated().subprogs;
+        subprogs.get(self.function).map_or_else(String::new, |sub| sub.name.clone())
     }
 
     /// The object that the extension came from, where [`Loaded::replace_function`] loaded it.
@@ -185,13 +207,12 @@ impl Program {
     /// The program is no extension; the function has a replacement already; its program is in a prog array, or its code
     /// cannot be changed. What ran goes on.
     pub fn attach_replacement(&self) -> Result<Replacement, ExtendError> {
-        let target = self
-            .source()
-            .target
-            .clone()
-            .ok_or_else(|| ExtendError::NotExtension { program: self.name().to_owned() })?;
-        let link = target.program.runtime().replace_function(target.function, self.runtime())?;
-        Ok(Replacement { link, target, program: self.clone(), loaded: None })
+        // An extension of an object was given its target as a handle, so there is an owner.
+        let owned = self.source().target.clone().and_then(|target| Some((target.owner?, target.function)));
+        let not_extension = || ExtendError::NotExtension { program: self.name().to_owned() };
+        let (target, function) = owned.ok_or_else(not_extension)?;
+        let link = attach(self.runtime())?;
+        Ok(Replacement { link, target, function, program: self.clone(), loaded: None })
     }
 
     /// Names of the functions that an extension program can take the place of, the program itself among them.

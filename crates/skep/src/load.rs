@@ -22,6 +22,7 @@ use skep_verifier::{
 use crate::code::{self, Code};
 use crate::engine::{Context, Engine, Mode};
 use crate::error::LoadError;
+use crate::extension::Target;
 use crate::loaded::Loaded;
 use crate::maps;
 use crate::object::Object;
@@ -106,7 +107,7 @@ pub(crate) fn build(
     if is_extension && target.is_none() {
         return Err(LoadError::NoTarget { program: spec.name.clone() });
     }
-    let of_target = target.map(|target| target.program.source());
+    let of_target = target.map(Target::source);
     let context = match &of_target {
         Some(source) => source.context.as_ref(),
         None => engine.context_of(spec),

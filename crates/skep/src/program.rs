@@ -62,6 +62,11 @@ pub(crate) struct Source {
     pub(crate) target: Option<Target>,
 }
 
+/// What the current version of a program was made from.
+pub(crate) fn source_of(program: &skep_runtime::Program) -> Arc<Source> {
+    program.attached().unwrap_or_default()
+}
+
 impl Program {
     pub(crate) fn new(inner: skep_runtime::Program, home: Loaded, index: usize) -> Self {
         Self { inner, home, index }
@@ -107,7 +112,7 @@ impl Program {
 
     /// What its current version was made from.
     pub(crate) fn source(&self) -> Arc<Source> {
-        self.inner.attached().unwrap_or_default()
+        source_of(&self.inner)
     }
 
     /// A handle of the version that runs now, and of no other.

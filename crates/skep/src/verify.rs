@@ -282,7 +282,7 @@ impl Object {
             (program, _) => program,
         };
         let replaces = self.replaces(&program.name);
-        let behind = replaces.map(|target| (target.program.xlated(), target.program.source()));
+        let behind = replaces.map(|target| (target.program.xlated(), target.source()));
         let replaced = replaces.zip(behind.as_ref()).and_then(|(target, (xlated, source))| {
             let func = xlated.subprogs.get(target.function).map(|sub| TypeId(sub.type_id))?;
             Some(ExtTarget { btf: source.btf.as_deref()?, func, subprogs: &xlated.subprogs })

@@ -37,14 +37,21 @@ pub mod cmd {
     pub const BPF_PROG_LOAD: u32 = 5;
     pub const BPF_BTF_LOAD: u32 = 18;
     pub const BPF_MAP_FREEZE: u32 = 22;
+    pub const BPF_LINK_CREATE: u32 = 28;
 }
 
 impl Engine {
     /// `bpf(command, attr, size)`: a new descriptor for the commands that make one, else 0. `attr` is the kernel's
     /// `union bpf_attr`; the addresses in it are those of `memory`.
     ///
+    /// `attach_btf_id` of BPF_PROG_LOAD is for an iterator over the elements of a map what `bpf_btf_find_by_name_kind` says
+    /// of `bpf_iter_bpf_map_elem`, and [`Program::iter_map`] of [`Engine::program_of_fd`] runs it. For an extension it is the
+    /// id of a function in the types of the program `attach_prog_fd`; BPF_LINK_CREATE puts the extension in its place until
+    /// the link is closed.
+    ///
     /// # Errors
-    /// The kernel's; `EINVAL` for a command that is not in [`cmd`].
+    /// The kernel's; `EINVAL` for a command that is not in [`cmd`]; `EOPNOTSUPP` for a program that hangs on a function of
+    /// a kernel (`fentry`, LSM, struct_ops).
     pub fn bpf(&self, memory: &dyn UserMemory, command: u32, attr: &[u8]) -> Result<u32, Errno> {
         match command {
             cmd::BPF_MAP_CREATE => self.map_create(&Attr::new(attr, maps::CREATE_END)?),
@@ -55,6 +62,7 @@ impl Engine {
             cmd::BPF_MAP_FREEZE => self.map_freeze(&Attr::new(attr, maps::FREEZE_END)?),
             cmd::BPF_PROG_LOAD => self.prog_load(memory, &Attr::new(attr, programs::END)?),
             cmd::BPF_BTF_LOAD => self.btf_load(memory, &Attr::new(attr, types::END)?),
+            cmd::BPF_LINK_CREATE => self.link_create(&Attr::new(attr, programs::LINK_END)?),
             _ => Err(Errno::EINVAL),
         }
     }

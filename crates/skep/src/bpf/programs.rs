@@ -22,8 +22,10 @@ use super::table::Handle;
 use super::{read, types, write_log};
 use crate::engine::Engine;
 use crate::error::LoadError;
+use crate::extension::{self, Target};
 use crate::load;
 use crate::object::Object;
+use crate::program::source_of;
 
 /// Where the last member ends (`fd_array_cnt`).
 pub(super) const END: usize = 152;
@@ -39,6 +41,18 @@ const PSEUDO_MAP_IDX: u8 = 5;
 const PSEUDO_MAP_IDX_VALUE: u8 = 6;
 const CALL: u8 = 0x85;
 
+/// Where the last member of BPF_LINK_CREATE ends (`target_btf_id`).
+pub(super) const LINK_END: usize = 20;
+
+/// What a program is loaded for, beyond its type.
+enum Place {
+    None,
+    /// An iterator over the elements of a map.
+    MapElem,
+    /// An extension in the place of this function.
+    Function(Target),
+}
+
 /// The maps that a program names, each once.
 #[derive(Default)]
 struct UsedMaps {
@@ -50,10 +64,11 @@ impl Engine {
     pub(super) fn prog_load(&self, memory: &dyn UserMemory, attr: &Attr) -> Result<u32, Errno> {
         let prog_type = ProgType::from_u32(attr.u32(0)).ok_or(Errno::EINVAL)?;
         let attach_type = AttachType::from_u32(attr.u32(68)).ok_or(Errno::EINVAL)?;
-        // Devices, tokens and the targets of tracing programs are the kernel's alone.
-        if [64, 108, 112, 144].iter().any(|at| attr.u32(*at) != 0) {
+        // Devices and tokens are the kernel's alone.
+        if attr.u32(64) != 0 || attr.u32(144) != 0 {
             return Err(Errno::EINVAL);
         }
+        let place = self.place_of(prog_type, attach_type, attr.u32(108), attr.u32(112))?;
         let count = attr.u32(4);
         if count == 0 || count > MAX_INSNS {
             return Err(Errno::E2BIG);
@@ -67,10 +82,12 @@ impl Engine {
         };
         let mut used = UsedMaps::default();
         let (kfuncs, ksyms) = self.resolve(memory, attr.u64(120), &mut insns, &mut used)?;
+        let name = attr.name(48)?;
+        let target = matches!(place, Place::MapElem).then(|| "bpf_map_elem".to_owned());
         let mut program = ProgramSpec {
-            name: attr.name(48)?,
+            name: name.clone(),
             section: String::new(),
-            sec: Some(Sec { prog_type, attach_type, prog_flags: attr.u32(44), target: None }),
+            sec: Some(Sec { prog_type, attach_type, prog_flags: attr.u32(44), target }),
             legacy_tail: None,
             autoload: true,
             insns,
@@ -86,7 +103,7 @@ impl Engine {
         } else if attr.u32(88) != 0 || attr.u32(104) != 0 || attr.u32(116) != 0 {
             return Err(Errno::EINVAL);
         }
-        let object = Object::from_spec(
+        let mut object = Object::from_spec(
             "bpf(2)",
             ObjectSpec {
                 name: String::new(),
@@ -99,7 +116,60 @@ impl Engine {
                 btf,
             },
         );
+        if let Place::Function(target) = place {
+            object.add_target(&name, target);
+        }
         self.build_program(memory, attr, &object, &used)
+    }
+
+    /// What `attach_btf_id` and `attach_prog_fd` say.
+    ///
+    /// # Errors
+    /// `EINVAL` where they say nothing for the type, or nothing that there is; `EBADF` for a descriptor that is not open;
+    /// `EOPNOTSUPP` for what hangs on a function of a kernel, which there is none of here.
+    fn place_of(&self, prog_type: ProgType, attach_type: AttachType, id: u32, fd: u32) -> Result<Place, Errno> {
+        match (prog_type, attach_type) {
+            (ProgType::Ext, _) => {
+                if fd == 0 || id == 0 {
+                    return Err(Errno::EINVAL);
+                }
+                Target::by_id(&self.fds().program(fd)?, id).map(Place::Function).ok_or(Errno::EINVAL)
+            }
+            (ProgType::Tracing, AttachType::TraceIter) => {
+                // The types that the id is in are the engine's, which no descriptor stands for.
+                let known = fd == 0 && types::name_of(id) == Some(types::MAP_ELEM);
+                if known { Ok(Place::MapElem) } else { Err(Errno::EINVAL) }
+            }
+            (ProgType::Tracing | ProgType::Lsm | ProgType::StructOps, _) if id != 0 => Err(Errno::ENOTSUP),
+            _ if id != 0 || fd != 0 => Err(Errno::EINVAL),
+            _ => Ok(Place::None),
+        }
+    }
+
+    /// BPF_LINK_CREATE, of an extension: it takes the place of the function that it was loaded for until the link is closed.
+    pub(super) fn link_create(&self, attr: &Attr) -> Result<u32, Errno> {
+        let program = self.fds().program(attr.u32(0))?;
+        let (target, function) = (attr.u32(4), attr.u32(16));
+        if program.prog_type() != ProgType::Ext || attr.u32(8) != 0 || attr.u32(12) != 0 {
+            return Err(Errno::EINVAL);
+        }
+        // Target and function are both given or neither is; they are those that the program was verified for.
+        let is_same = |target: Target| {
+            let loaded = source_of(&program).target.clone();
+            loaded
+                .is_some_and(|loaded| loaded.program.id() == target.program.id() && loaded.function == target.function)
+        };
+        match (target, function) {
+            (0, 0) => {}
+            (0, _) | (_, 0) => return Err(Errno::EINVAL),
+            (fd, id) => {
+                if !Target::by_id(&self.fds().program(fd)?, id).is_some_and(is_same) {
+                    return Err(Errno::EINVAL);
+                }
+            }
+        }
+        let link = extension::attach(&program).map_err(|error| error.errno())?;
+        self.fds().insert(Handle::Link(Arc::new(link)))
     }
 
     fn build_program(

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use skep_abi::Errno;
 use skep_btf::Btf;
 use skep_runtime::Program;
+use skep_runtime::extension::Extension;
 use skep_runtime::map::Map;
 use skep_verifier::RecordField;
 
@@ -26,6 +27,8 @@ pub(crate) enum Handle {
     Program(Program),
     /// Types.
     Btf(Arc<Btf>),
+    /// An extension in the place of a function.
+    Link(#[expect(dead_code, reason = "held until the descriptor is closed")] Arc<Extension>),
 }
 
 /// The descriptors of an engine.

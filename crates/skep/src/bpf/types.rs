@@ -42,16 +42,27 @@ impl Engine {
     }
 }
 
-/// The id of a type that programs refer to by name: the functions that this engine has.
+/// The function whose id iterators over the elements of a map attach to.
+pub(super) const MAP_ELEM: &str = "bpf_iter_bpf_map_elem";
+
+/// The id of a type that programs refer to by name: the functions that this engine has, and what its iterators attach to.
 pub(super) fn id_of(name: &str, kind: u32) -> Option<u32> {
     if kind != Kind::Func as u32 {
         return None;
     }
-    let index = kfunc::table().iter().position(|kfunc| kfunc.name == name)?;
+    let functions = kfunc::table();
+    let index = match functions.iter().position(|kfunc| kfunc.name == name) {
+        None if name == MAP_ELEM => functions.len(),
+        index => index?,
+    };
     u32::try_from(index).ok()?.checked_add(1)
 }
 
 /// The name of the function with this id.
 pub(super) fn name_of(id: u32) -> Option<&'static str> {
-    kfunc::table().get(usize::try_from(id).ok()?.checked_sub(1)?).map(|kfunc| kfunc.name)
+    let (index, functions) = (usize::try_from(id).ok()?.checked_sub(1)?, kfunc::table());
+    if index == functions.len() {
+        return Some(MAP_ELEM);
+    }
+    functions.get(index).map(|kfunc| kfunc.name)
 }
