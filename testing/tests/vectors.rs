@@ -12,7 +12,7 @@ use skep_testing::vectors::{
 };
 
 /// Kinds of vectors that this runner knows, one directory each.
-const KINDS: [&str; 2] = ["isa", "helpers"];
+const KINDS: [&str; 3] = ["isa", "helpers", "percpu/runs"];
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();

@@ -85,6 +85,7 @@ pub struct Builder {
     contexts: Vec<(String, Option<UserLayout>, CtxType)>,
     helpers: BTreeMap<u32, AddedHelper>,
     options: Options,
+    share_data: bool,
     on_stall: Option<StallHook>,
 }
 
@@ -114,6 +115,14 @@ impl Builder {
     #[must_use]
     pub fn verify_options(mut self, options: Options) -> Self {
         self.options = options;
+        self
+    }
+
+    /// Puts arrays with `BPF_F_MMAPABLE` that bpf(2) makes ([`Engine::bpf`]) into files in memory, as
+    /// [`LoadOptions::share_data`] does with those of an object.
+    #[must_use]
+    pub fn share_data(mut self) -> Self {
+        self.share_data = true;
         self
     }
 
@@ -185,6 +194,7 @@ impl Builder {
             live,
             contexts,
             options: self.options,
+            share_data: self.share_data,
         });
         let calls: Weak<dyn Syscalls> = Arc::downgrade(&inner) as Weak<dyn Syscalls>;
         inner.state.set_syscalls(calls);
@@ -200,6 +210,7 @@ pub(crate) struct Inner {
     layout: skep_jit::Layout,
     contexts: Vec<Context>,
     options: Options,
+    share_data: bool,
 }
 
 /// A home for programs. Clones are handles of the same engine.
@@ -365,6 +376,11 @@ impl Engine {
     /// Whether installed code can be changed while it runs.
     pub(crate) fn is_live(&self) -> bool {
         self.0.live
+    }
+
+    /// Whether arrays that bpf(2) makes and that may be mapped are in files.
+    pub(crate) fn shares_data(&self) -> bool {
+        self.0.share_data
     }
 
     pub(crate) fn options(&self) -> &Options {

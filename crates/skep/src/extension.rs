@@ -24,19 +24,17 @@ pub(crate) struct Target {
     pub(crate) program: skep_runtime::Program,
     /// Its number among the program's functions.
     pub(crate) function: usize,
-    /// The program's handle, where it was found by one and not by a descriptor.
-    owner: Option<Program>,
 }
 
 impl Target {
     /// The function of this name.
-    fn find(program: &Program, function: &str) -> Result<Self, NotFound> {
+    fn find(program: &skep_runtime::Program, function: &str) -> Result<Self, NotFound> {
         let program = program.pinned();
         let position = program.xlated().subprogs.iter().position(|sub| sub.name == function && sub.type_id != 0);
         match position {
-            Some(function) => Ok(Self { program: program.runtime().clone(), function, owner: Some(program) }),
+            Some(function) => Ok(Self { program, function }),
             None => {
-                Err(NotFound { what: "function", name: function.to_owned(), known: program.replaceable_functions() })
+                Err(NotFound { what: "function", name: function.to_owned(), known: replaceable_functions(&program) })
             }
         }
     }
@@ -45,7 +43,7 @@ impl Target {
     pub(crate) fn by_id(program: &skep_runtime::Program, id: u32) -> Option<Self> {
         let program = program.pinned();
         let position = program.xlated().subprogs.iter().position(|sub| sub.type_id == id && id != 0);
-        position.map(|function| Self { program, function, owner: None })
+        position.map(|function| Self { program, function })
     }
 
     /// What the program was made from.
@@ -54,11 +52,15 @@ impl Target {
     }
 }
 
-/// Puts an extension program in the place of the function that it was loaded for.
-pub(crate) fn attach(program: &skep_runtime::Program) -> Result<runtime::Extension, ExtendError> {
+/// Puts an extension program in the place of the function that it was loaded for, which is the second.
+pub(crate) fn attach(program: &skep_runtime::Program) -> Result<(runtime::Extension, Target), ExtendError> {
     let not_extension = || ExtendError::NotExtension { program: program.name().to_owned() };
     let target = source_of(program).target.clone().ok_or_else(not_extension)?;
-    Ok(target.program.replace_function(target.function, program)?)
+    Ok((target.program.replace_function(target.function, program)?, target))
+}
+
+fn replaceable_functions(program: &skep_runtime::Program) -> Vec<String> {
+    program.xlated().subprogs.iter().filter(|sub| sub.replaceable).map(|sub| sub.name.clone()).collect()
 }
 
 /// Why a function is not replaced. What ran goes on.
@@ -107,8 +109,7 @@ impl ExtendError {
 #[must_use = "the function is put back when this is dropped"]
 pub struct Replacement {
     link: runtime::Extension,
-    target: Program,
-    function: usize,
+    target: Target,
     program: Program,
     loaded: Option<Loaded>,
 }
@@ -116,7 +117,7 @@ pub struct Replacement {
 impl fmt::Debug for Replacement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Replacement");
-        shown.field("target", &self.target).field("function", &self.function()).field("program", &self.program);
+        shown.field("target", &self.target.program).field("function", &self.function()).field("program", &self.program);
         shown.finish_non_exhaustive()
     }
 }
@@ -130,15 +131,15 @@ impl Replacement {
 
     /// The program whose function is replaced.
     #[must_use]
-    pub fn target(&self) -> &Program {
-        &self.target
+    pub fn target(&self) -> &skep_runtime::Program {
+        &self.target.program
     }
 
     /// The name of the function.
     #[must_use]
     pub fn function(&self) -> String {
-        let subprogs = &self.target.xlated().subprogs;
-        subprogs.get(self.function).map_or_else(String::new, |sub| sub.name.clone())
+        let subprogs = &self.target.program.xlated().subprogs;
+        subprogs.get(self.target.function).map_or_else(String::new, |sub| sub.name.clone())
     }
 
     /// The object that the extension came from, where [`Loaded::replace_function`] loaded it.
@@ -184,7 +185,7 @@ impl Object {
     pub fn set_attach_target(
         &mut self,
         program: &str,
-        target: &Program,
+        target: &skep_runtime::Program,
         function: Option<&str>,
     ) -> Result<(), ExtendError> {
         let Some(spec) = self.programs().iter().find(|spec| spec.name == program) else {
@@ -207,18 +208,14 @@ impl Program {
     /// The program is no extension; the function has a replacement already; its program is in a prog array, or its code
     /// cannot be changed. What ran goes on.
     pub fn attach_replacement(&self) -> Result<Replacement, ExtendError> {
-        // An extension of an object was given its target as a handle, so there is an owner.
-        let owned = self.source().target.clone().and_then(|target| Some((target.owner?, target.function)));
-        let not_extension = || ExtendError::NotExtension { program: self.name().to_owned() };
-        let (target, function) = owned.ok_or_else(not_extension)?;
-        let link = attach(self.runtime())?;
-        Ok(Replacement { link, target, function, program: self.clone(), loaded: None })
+        let (link, target) = attach(self.runtime())?;
+        Ok(Replacement { link, target, program: self.clone(), loaded: None })
     }
 
     /// Names of the functions that an extension program can take the place of, the program itself among them.
     #[must_use]
     pub fn replaceable_functions(&self) -> Vec<String> {
-        self.xlated().subprogs.iter().filter(|sub| sub.replaceable).map(|sub| sub.name.clone()).collect()
+        replaceable_functions(self)
     }
 }
 

@@ -110,16 +110,6 @@ impl Program {
         Ok(Retired::new(old, before, engine.clone()))
     }
 
-    /// What its current version was made from.
-    pub(crate) fn source(&self) -> Arc<Source> {
-        source_of(&self.inner)
-    }
-
-    /// A handle of the version that runs now, and of no other.
-    pub(crate) fn pinned(&self) -> Self {
-        Self { inner: self.inner.pinned(), home: self.loaded(), index: self.index }
-    }
-
     pub(crate) fn runtime(&self) -> &skep_runtime::Program {
         &self.inner
     }

@@ -32,7 +32,7 @@ fn load(engine: &Engine) -> (Loaded, Program) {
 }
 
 /// A run over an IPv6 packet.
-fn run(program: &Program) -> u64 {
+fn run(program: &skep::RawProgram) -> u64 {
     let mut packet = [0; 64];
     packet[12] = 0x86;
     packet[13] = 0xdd;

@@ -70,6 +70,9 @@ fn mount(source: &str, target: &std::ffi::CStr, kind: &std::ffi::CStr) {
 }
 
 fn power_off() {
+    // The console takes its time; the kernel's last words would come in the middle of a line.
+    // SAFETY: waits for the terminal that descriptor 1 is, and fails for anything else.
+    unsafe { libc::tcdrain(1) };
     // SAFETY: this is the first process of a machine of its own; nothing else runs there.
     unsafe { libc::sync() };
     // SAFETY: as above.

@@ -383,6 +383,40 @@ impl Prog {
         unsafe { sys::bpf_fd(sys::LINK_CREATE, &mut attr) }
     }
 
+    /// Runs this iterator over the elements of a map; what it writes.
+    ///
+    /// It is attached to the map meanwhile: done in throwaway machines alone ([`super::may_attach`]). The kernel stops after
+    /// the element with which a read is served, so reads are as long as the kernel's own buffer, eight pages.
+    ///
+    /// # Errors
+    /// The errno of BPF_LINK_CREATE, of BPF_ITER_CREATE, or of read(2).
+    pub fn iterate(&self, map: &super::Map) -> Result<Vec<u8>, Errno> {
+        // `union bpf_iter_link_info`: the map's descriptor, and nothing else.
+        let info = [map.raw_fd(), 0, 0, 0];
+        let mut attr = sys::IterLinkAttr {
+            prog_fd: self.fd.as_raw_fd().cast_unsigned(),
+            attach_type: AttachType::TraceIter as u32,
+            iter_info: sys::address(&info),
+            iter_info_len: u32::try_from(size_of_val(&info)).unwrap_or(0),
+            ..Default::default()
+        };
+        // SAFETY: `info` has the length that is set beside its address, and the command returns a descriptor.
+        let link = unsafe { sys::bpf_fd(sys::LINK_CREATE, &mut attr) }?;
+        let mut attr = sys::IterCreateAttr { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 };
+        // SAFETY: the attribute has no addresses, and the command returns a descriptor.
+        let fd = unsafe { sys::bpf_fd(sys::ITER_CREATE, &mut attr) }?;
+        let mut file = std::fs::File::from(fd);
+        let (mut out, mut buffer) = (Vec::new(), vec![0; 8 * 4096]);
+        loop {
+            let read = std::io::Read::read(&mut file, &mut buffer);
+            let read = read.map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))?;
+            if read == 0 {
+                return Ok(out);
+            }
+            out.extend_from_slice(&buffer[..read]);
+        }
+    }
+
     /// What the kernel tells about it, with its rewritten and its machine code.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub(super) const PROG_TEST_RUN: i64 = 10;
 pub(super) const OBJ_GET_INFO_BY_FD: i64 = 15;
 pub(super) const BTF_LOAD: i64 = 18;
 pub(super) const LINK_CREATE: i64 = 28;
+pub(super) const ITER_CREATE: i64 = 33;
 pub(super) const MAP_LOOKUP_AND_DELETE_ELEM: i64 = 21;
 pub(super) const MAP_FREEZE: i64 = 22;
 pub(super) const MAP_LOOKUP_BATCH: i64 = 24;
@@ -78,6 +79,12 @@ attrs! {
     struct InfoAttr { bpf_fd: u32, info_len: u32, info: u64, }
     /// BPF_LINK_CREATE of a tracing or extension program.
     struct LinkCreateAttr { prog_fd: u32, target_fd: u32, attach_type: u32, flags: u32, target_btf_id: u32, pad: u32, }
+    /// BPF_LINK_CREATE of an iterator.
+    struct IterLinkAttr {
+        prog_fd: u32, target_fd: u32, attach_type: u32, flags: u32, iter_info: u64, iter_info_len: u32, pad: u32,
+    }
+    /// BPF_ITER_CREATE.
+    struct IterCreateAttr { link_fd: u32, flags: u32, }
     /// BPF_BTF_LOAD.
     struct BtfLoadAttr {
         btf: u64, btf_log_buf: u64, btf_size: u32, btf_log_size: u32, btf_log_level: u32, btf_log_true_size: u32,

@@ -4,12 +4,15 @@
 //! line. Invariant: nothing in an answer depends on time, addresses, or numbers that a run gets. Kernel counterpart:
 //! `BPF_F_CPU`, kernel/bpf/syscall.c; `PERCPU_ARRAY` in `check_ld_imm`, kernel/bpf/verifier.c, 7.3.
 
+mod iterators;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use skep::{Engine, LightSkeleton, Object, RawMap};
 use skep_abi::update_flags::BPF_F_CPU;
-use skep_abi::{Errno, MapType, RawInsn};
+use skep_abi::{Errno, MapType, ProgType, RawInsn};
+use skep_object::ProgramSpec;
 use skep_runtime::test_run::{TestOptions, TestRunAttr};
 use skep_sync::CpuId;
 
@@ -17,16 +20,30 @@ use crate::kernel::{self, Prog, TestRun};
 use crate::kernel_light::KernelLight;
 use crate::kernel_object::{KernelError, KernelObject};
 use crate::map_vectors::{self, OUR_CPUS, Side};
-use crate::vectors::{files, hex};
+use crate::vectors::{self, Case, KernelEngine, RuntimeEngine, files, hex};
 use crate::verifier_case::{self, Outcome};
 
 /// How many CPUs the other side must have.
 pub const CPUS: usize = OUR_CPUS;
 
-/// Objects with per-CPU data, by their place in the questions' folder.
-const OBJECTS: [&str; 2] = ["percpu_counters.bpf.o", "data.bpf.o"];
+/// `BPF_F_TEST_RUN_ON_CPU`, which raw tracepoints take.
+const TEST_RUN_ON_CPU: u32 = 1;
 
-/// Answers every question. `folder` holds `maps/*.txt` (map vectors), `verdict/*.txt` (verifier vectors) and the objects.
+/// Objects with per-CPU data: the folder in the tree, and the name there and in the questions' folder.
+const OBJECTS: [(&str, &str); 6] = [
+    ("examples", "percpu_counters.bpf.o"),
+    ("crates/object/tests/c", "data.bpf.o"),
+    ("crates/skep/tests/data", "percpu_globals.bpf.o"),
+    ("crates/skep/tests/data", "percpu_globals_volatile.bpf.o"),
+    ("crates/skep/tests/data", "percpu_globals_O0.bpf.o"),
+    ("crates/skep/tests/data", "percpu_shared.bpf.o"),
+];
+
+/// The object with iterators.
+const ITERATORS: (&str, &str) = ("crates/skep/tests/data", "map_iter.bpf.o");
+
+/// Answers every question. `folder` holds `maps/*.txt` (map vectors), `verdict/*.txt` (verifier vectors), `runs/*.txt`
+/// (vectors that run) and the objects.
 ///
 /// # Errors
 /// A file that cannot be read, or is not what it should be.
@@ -49,7 +66,8 @@ pub fn answers(side: Side, folder: &Path) -> Result<Vec<String>, String> {
         };
         out.push(format!("verdict {name} => {}", one_line(&outcome)));
     }
-    for name in OBJECTS {
+    runs(side, folder, &mut out)?;
+    for (_, name) in OBJECTS {
         let path = folder.join(name);
         let object = Object::open(&path).map_err(|error| error.to_string())?;
         match side {
@@ -57,7 +75,38 @@ pub fn answers(side: Side, folder: &Path) -> Result<Vec<String>, String> {
             Side::Ours => here(name, &object, &mut out)?,
         }
     }
+    let object = Object::open(folder.join(ITERATORS.1)).map_err(|error| error.to_string())?;
+    iterators::answers(side, ITERATORS.1, &object, &mut out)?;
     Ok(out)
+}
+
+/// What programs return and leave that use per-CPU maps. Ours are run by both engines, which must agree.
+fn runs(side: Side, folder: &Path, out: &mut Vec<String>) -> Result<(), String> {
+    let engines: Vec<Box<dyn vectors::Engine>> = match side {
+        Side::Kernel => vec![Box::new(KernelEngine)],
+        Side::Ours => vec![Box::new(RuntimeEngine::interp()?), Box::new(RuntimeEngine::jit()?)],
+    };
+    for path in files(&folder.join("runs")) {
+        let (name, text) = read(&path)?;
+        for case in vectors::parse(&name, &text).map_err(|error| error.to_string())? {
+            let mut answers = engines.iter().map(|engine| outcome(engine.as_ref(), &case));
+            let answer = answers.next().unwrap_or_default();
+            if let Some(other) = answers.find(|other| *other != answer) {
+                return Err(format!("{}: {answer} and {other} of our engines", case.name));
+            }
+            out.push(format!("run {} => {answer}", case.name));
+        }
+    }
+    Ok(())
+}
+
+fn outcome(engine: &dyn vectors::Engine, case: &Case) -> String {
+    match engine.run(case) {
+        vectors::Outcome::Ran { r0, out } => format!("{r0:#x} {}", hex(&out)),
+        vectors::Outcome::Accepted => "accepted".to_owned(),
+        vectors::Outcome::Refused(message) => format!("refused: {message}"),
+        vectors::Outcome::Skipped(why) => format!("not run: {why}"),
+    }
 }
 
 /// A verdict on one line.
@@ -75,6 +124,15 @@ fn read(path: &Path) -> Result<(String, String), String> {
 /// The packets that CPU `cpu` sees: their number and lengths tell CPUs apart.
 fn packets(cpu: usize) -> Vec<Vec<u8>> {
     (0..=cpu).map(|n| vec![u8::try_from(n).unwrap_or(0); 64 + 32 * (cpu + n)]).collect()
+}
+
+/// The arguments of the raw tracepoint runs on CPU `cpu`.
+fn arguments(cpu: usize) -> Vec<[u8; 8]> {
+    (0..=cpu as u64).map(|n| (3 * cpu as u64 + n + 1).to_ne_bytes()).collect()
+}
+
+fn is_tracepoint(spec: &ProgramSpec) -> bool {
+    spec.sec.as_ref().is_some_and(|sec| sec.prog_type == ProgType::RawTracepoint)
 }
 
 /// How many moves of a rewritten program add the CPU's base to an address.
@@ -123,6 +181,7 @@ fn in_kernel(name: &str, object: &Object, out: &mut Vec<String>) -> Result<(), S
         }
         programs.push(prog);
     }
+    kernel.fill_prog_arrays(&programs).map_err(failed)?;
     let map = |index: usize| kernel.map(&object.maps()[index].name).ok_or_else(|| format!("{name}: a map is missing"));
     kernel_runs(name, "", object, &map, &programs, out)?;
     drop(programs);
@@ -143,8 +202,12 @@ fn kernel_runs<'a>(
 ) -> Result<(), String> {
     let dump_all = |when: &str, out: &mut Vec<String>| {
         for (index, spec) in object.maps().iter().enumerate() {
-            let map = map(index)?;
             let map_type = MapType::from_u32(spec.map_type).ok_or("map type")?;
+            if map_type == MapType::ProgArray {
+                // Its values are numbers that a run gets.
+                continue;
+            }
+            let map = map(index)?;
             let keys = map.keys().map_err(|errno| errno.to_string())?;
             dump(out, &format!("{name} {how}{when} {}", spec.name), map_type, &keys, |key, flags| {
                 map.lookup(key, flags)
@@ -158,12 +221,16 @@ fn kernel_runs<'a>(
         for cpu in 0..CPUS {
             kernel::pin_to_cpu(cpu).map_err(|errno| format!("pin to CPU {cpu}: {errno}"))?;
             let mut answer = String::new();
-            for packet in packets(cpu) {
-                let run = TestRun { data: &packet, repeat: 1, ..TestRun::default() };
+            let mut run = |run: TestRun<'_>| {
                 let _ = match prog.test_run(&run) {
                     Ok(result) => write!(answer, " {}", result.retval),
                     Err(errno) => write!(answer, " {errno}"),
                 };
+            };
+            if is_tracepoint(spec) {
+                arguments(cpu).iter().for_each(|args| run(TestRun { ctx: args, ..TestRun::default() }));
+            } else {
+                packets(cpu).iter().for_each(|data| run(TestRun { data, repeat: 1, ..TestRun::default() }));
             }
             out.push(format!("{name} {how}{} on cpu {cpu} =>{answer}", spec.name));
         }
@@ -182,6 +249,17 @@ fn here(name: &str, object: &Object, out: &mut Vec<String>) -> Result<(), String
     let maps: Vec<RawMap> = loaded.maps().map(|(_, map)| map.clone()).collect();
     let programs: Vec<skep::RawProgram> = loaded.programs().map(|program| (*program).clone()).collect();
     our_runs(name, "", object, &maps, &programs, out);
+    let (maps, programs) = load_light(&engine, name, object)?;
+    our_runs(name, "light ", object, &maps, &programs, out);
+    Ok(())
+}
+
+/// What the object's loader program makes on this engine.
+fn load_light(
+    engine: &Engine,
+    name: &str,
+    object: &Object,
+) -> Result<(Vec<RawMap>, Vec<skep_runtime::Program>), String> {
     let loader = skep_skel::loader(object.spec()).map_err(|error| format!("{name}: {error}"))?;
     let map_names = object.maps().iter().map(|map| (map.name.as_str(), map.image_len())).collect::<Vec<_>>();
     let program_names: Vec<&str> = object.programs().iter().map(|program| program.name.as_str()).collect();
@@ -192,8 +270,7 @@ fn here(name: &str, object: &Object, out: &mut Vec<String>) -> Result<(), String
     let maps = map_names.iter().map(|(map, _)| light.map(map)).collect::<Result<Vec<_>, _>>().map_err(missing)?;
     let programs = program_names.iter().map(|program| light.program(program));
     let programs = programs.collect::<Result<Vec<_>, _>>().map_err(missing)?;
-    our_runs(name, "light ", object, &maps, &programs, out);
-    Ok(())
+    Ok((maps, programs))
 }
 
 fn our_runs(
@@ -206,22 +283,34 @@ fn our_runs(
 ) {
     let dump_all = |when: &str, out: &mut Vec<String>| {
         for (spec, map) in object.maps().iter().zip(maps) {
+            if map.info().map_type == MapType::ProgArray {
+                continue;
+            }
             let keys: Vec<Vec<u8>> = map.keys().collect();
             let what = format!("{name} {how}{when} {}", spec.name);
             dump(out, &what, map.info().map_type, &keys, |key, flags| map.lookup(key, flags));
         }
     };
     dump_all("before", out);
-    for program in programs {
+    for (spec, program) in object.programs().iter().zip(programs) {
         for cpu in 0..CPUS {
             let mut answer = String::new();
-            for packet in packets(cpu) {
-                let options = TestOptions { repeat: 1, cpu: u32::try_from(cpu).ok().map(CpuId) };
-                let attr = TestRunAttr { data_in: &packet, options, ..TestRunAttr::default() };
+            let options = |repeat| TestOptions { repeat, cpu: u32::try_from(cpu).ok().map(CpuId) };
+            let mut run = |attr: TestRunAttr<'_>| {
                 let _ = match program.test_run_raw(&attr) {
                     Ok(result) => write!(answer, " {}", result.retval),
                     Err(error) => write!(answer, " {}", error.errno()),
                 };
+            };
+            if is_tracepoint(spec) {
+                for args in arguments(cpu) {
+                    let flags = TEST_RUN_ON_CPU;
+                    run(TestRunAttr { ctx_in: Some(&args), options: options(0), flags, ..TestRunAttr::default() });
+                }
+            } else {
+                for packet in packets(cpu) {
+                    run(TestRunAttr { data_in: &packet, options: options(1), ..TestRunAttr::default() });
+                }
             }
             out.push(format!("{name} {how}{} on cpu {cpu} =>{answer}", program.name()));
         }
@@ -234,7 +323,11 @@ fn our_runs(
 pub fn questions() -> Vec<(PathBuf, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut all = Vec::new();
-    for (from, to) in [("testing/vectors/percpu", "maps"), ("testing/vectors/percpu/verdict", "verdict")] {
+    for (from, to) in [
+        ("testing/vectors/percpu", "maps"),
+        ("testing/vectors/percpu/verdict", "verdict"),
+        ("testing/vectors/percpu/runs", "runs"),
+    ] {
         for path in files(&root.join(from)) {
             let name = path.file_name().map(PathBuf::from).unwrap_or_default();
             all.push((path, Path::new(to).join(name)));
@@ -247,7 +340,7 @@ pub fn questions() -> Vec<(PathBuf, PathBuf)> {
             all.push((path, PathBuf::from(format!("verdict/rules_{name}"))));
         }
     }
-    for (folder, name) in [("examples", OBJECTS[0]), ("crates/object/tests/c", OBJECTS[1])] {
+    for (folder, name) in OBJECTS.into_iter().chain([ITERATORS]) {
         all.push((root.join(folder).join(name), PathBuf::from(name)));
     }
     all

@@ -114,14 +114,19 @@ impl Engine {
     /// The loader is refused, or what it loads is; then nothing is left of it.
     pub fn load_light(&self, light: &LightSkeleton<'_>, values: &[(&str, &[u8])]) -> Result<Light, LightError> {
         let (mut ctx, log_at) = context(light, values, false)?;
-        if let Err(errno) = self.run_loader(light, &mut ctx)? {
-            // Once more, for the reason.
-            let (mut ctx, _) = context(light, values, true)?;
-            if self.run_loader(light, &mut ctx)?.is_ok() {
-                self.close_all(light, &ctx.to_bytes());
+        let run = |ctx: &mut Syscall| self.run_loader(light.insns, light.data, ctx);
+        match run(&mut ctx) {
+            Ok(()) => {}
+            Err(LightError::Failed { errno, .. }) => {
+                // Once more, for the reason.
+                let (mut ctx, _) = context(light, values, true)?;
+                if run(&mut ctx).is_ok() {
+                    self.close_all(light, &ctx.to_bytes());
+                }
+                let log = ctx.user_memory().get(log_at..).unwrap_or_default();
+                return Err(LightError::Failed { errno, log: until_nul(log) });
             }
-            let log = ctx.user_memory().get(log_at..).unwrap_or_default();
-            return Err(LightError::Failed { errno, log: until_nul(log) });
+            Err(error) => return Err(error),
         }
         let bytes = ctx.to_bytes();
         let take = |at: usize| self.fds().close(fd_at(&bytes, at)).ok();
@@ -139,11 +144,19 @@ impl Engine {
         Ok(Light { maps, programs: programs.collect() })
     }
 
-    /// One run of a loader; the errno of the call that failed.
-    fn run_loader(&self, light: &LightSkeleton<'_>, ctx: &mut Syscall) -> Result<Result<(), Errno>, LightError> {
-        let r0 = self.loader_program(light)?.run(ctx).map_err(LightError::Run)?;
-        let result = u32::try_from(r0 & 0xffff_ffff).unwrap_or(0).cast_signed();
-        Ok(if result == 0 { Ok(()) } else { Err(Errno(result.wrapping_neg())) })
+    /// Runs a loader program (`insns`, `data`) once over a context that its caller made: `struct bpf_loader_ctx`, then what
+    /// the loader's object has, with the addresses in it those of the memory that the context lends. What the loader made
+    /// is in the context, as descriptors that the caller closes ([`Engine::close_fd`]); logs are in the lent memory.
+    ///
+    /// # Errors
+    /// The loader is refused, or one of its calls failed, and then everything it made is gone. The log of
+    /// [`LightError::Failed`] is empty.
+    pub fn run_loader(&self, insns: &[u8], data: &[u8], ctx: &mut Syscall) -> Result<(), LightError> {
+        let r0 = self.loader_program(insns, data)?.run(ctx).map_err(LightError::Run)?;
+        match u32::try_from(r0 & 0xffff_ffff).unwrap_or(0).cast_signed() {
+            0 => Ok(()),
+            failed => Err(LightError::Failed { errno: Errno(failed.wrapping_neg()), log: String::new() }),
+        }
     }
 
     /// Closes what a run left in its context.
@@ -157,26 +170,26 @@ impl Engine {
     }
 
     /// Loads the loader, as a user of bpf(2) would.
-    fn loader_program(&self, light: &LightSkeleton<'_>) -> Result<Program, LightError> {
+    fn loader_program(&self, insns: &[u8], data: &[u8]) -> Result<Program, LightError> {
         let failed = |errno| LightError::Refused { errno, log: String::new() };
         let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
-        let data_len = u32::try_from(light.data.len()).map_err(|_| failed(Errno::E2BIG))?;
+        let data_len = u32::try_from(data.len()).map_err(|_| failed(Errno::E2BIG))?;
         let create = words(&[MapType::Array as u32, 4, data_len, 1]);
         let none = Lent { parts: &[], log: std::cell::RefCell::default() };
         let map_fd = self.bpf(&none, cmd::BPF_MAP_CREATE, &create).map_err(failed)?;
         let close_map = Closing { engine: self, fd: map_fd };
         let map = self.map_of_fd(map_fd).map_err(failed)?;
-        map.update(&[0; 4], light.data, 0).map_err(failed)?;
+        map.update(&[0; 4], data, 0).map_err(failed)?;
 
         let (license, fds) = (b"Dual BSD/GPL\0".as_slice(), map_fd.to_ne_bytes());
-        let count = u32::try_from(light.insns.len() / 8).map_err(|_| failed(Errno::E2BIG))?;
+        let count = u32::try_from(insns.len() / 8).map_err(|_| failed(Errno::E2BIG))?;
         let mut log_level = 0;
         loop {
-            let memory = Lent { parts: &[light.insns, license, &fds], log: std::cell::RefCell::default() };
+            let memory = Lent { parts: &[insns, license, &fds], log: std::cell::RefCell::default() };
             let mut attr = vec![0u8; 128];
             put(&mut attr, 0, &(ProgType::Syscall as u32).to_ne_bytes());
             put(&mut attr, 4, &count.to_ne_bytes());
-            put(&mut attr, 8, &address(light.insns).to_ne_bytes());
+            put(&mut attr, 8, &address(insns).to_ne_bytes());
             put(&mut attr, 16, &address(license).to_ne_bytes());
             if log_level != 0 {
                 put(&mut attr, 24, &u32::to_ne_bytes(log_level));

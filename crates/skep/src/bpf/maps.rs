@@ -62,7 +62,7 @@ impl Engine {
             inner,
             record: Record::new(special, value_size)?,
             btf,
-            shared: false,
+            shared: self.shares_data(),
         };
         let map = Map::create(&spec, self.cpus())?;
         self.fds().insert(Handle::Map(map, record.into()))

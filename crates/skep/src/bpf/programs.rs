@@ -168,7 +168,7 @@ impl Engine {
                 }
             }
         }
-        let link = extension::attach(&program).map_err(|error| error.errno())?;
+        let (link, _) = extension::attach(&program).map_err(|error| error.errno())?;
         self.fds().insert(Handle::Link(Arc::new(link)))
     }
 
