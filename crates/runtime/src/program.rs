@@ -200,6 +200,12 @@ struct Described {
 #[derive(Clone)]
 pub struct Program(Arc<Place>);
 
+impl AsRef<Self> for Program {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Program");

@@ -185,7 +185,7 @@ impl Object {
     pub fn set_attach_target(
         &mut self,
         program: &str,
-        target: &skep_runtime::Program,
+        target: &impl AsRef<skep_runtime::Program>,
         function: Option<&str>,
     ) -> Result<(), ExtendError> {
         let Some(spec) = self.programs().iter().find(|spec| spec.name == program) else {
@@ -196,7 +196,7 @@ impl Object {
             return Err(ExtendError::NotExtension { program: program.to_owned() });
         };
         let named = function.or(sec.target.as_deref()).unwrap_or("").to_owned();
-        self.add_target(program, Target::find(target, &named)?);
+        self.add_target(program, Target::find(target.as_ref(), &named)?);
         Ok(())
     }
 }

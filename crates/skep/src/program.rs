@@ -115,6 +115,12 @@ impl Program {
     }
 }
 
+impl AsRef<skep_runtime::Program> for Program {
+    fn as_ref(&self) -> &skep_runtime::Program {
+        &self.inner
+    }
+}
+
 impl Deref for Program {
     type Target = skep_runtime::Program;
 
