@@ -9,9 +9,12 @@ use std::cell::Cell;
 use std::mem::offset_of;
 use std::ptr::NonNull;
 
+use skep_text::CodeAddr;
+
 use crate::ctx::{CtxParts, PacketRef};
 use crate::engine::EngineState;
 use crate::interp::Interp;
+use crate::map::Access;
 use crate::program::ProgInner;
 
 /// Offset of the block in every vCPU's region: the first allocation of a fresh set.
@@ -21,6 +24,8 @@ pub(crate) const TAIL_CALLS_OFF: u64 = BLOCK_OFF + offset_of!(CpuBlock, tail_cal
 /// Offset of the words that an exception travels in, from the vCPU's base; see `skep_verifier::RewriteOptions::thrown`.
 #[expect(clippy::cast_possible_truncation, reason = "a small offset")]
 pub const EXCEPTION_WORDS: i32 = (BLOCK_OFF + offset_of!(CpuBlock, exception) as u64) as i32;
+/// Offset of the word that says where a helper was called from, from the vCPU's base; see [`Run::called_from_code`].
+pub(crate) const CALLER_OFF: u64 = BLOCK_OFF + offset_of!(CpuBlock, caller) as u64;
 /// Tail calls of one run at most (`MAX_TAIL_CALL_CNT`).
 pub(crate) const MAX_TAIL_CALLS: u32 = 33;
 
@@ -40,6 +45,8 @@ pub(crate) struct CpuBlock {
     /// Objects that wait to be freed together, and how many.
     pub(crate) garbage: Cell<u64>,
     pub(crate) garbage_len: Cell<u32>,
+    /// Where the helper was called that asked for it last.
+    pub(crate) caller: Cell<u64>,
 }
 
 /// One run of a program, as helpers see it.
@@ -67,6 +74,8 @@ impl RunFrame {
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
     base: NonNull<u8>,
+    /// Where the helper in progress will return to, if it has noted that.
+    caller: Option<CodeAddr>,
 }
 
 impl Run {
@@ -77,7 +86,18 @@ impl Run {
     /// used.
     pub(crate) unsafe fn new(cpu_base: *mut u8) -> Self {
         // SAFETY: a vCPU's base is not null (caller).
-        Self { base: unsafe { NonNull::new_unchecked(cpu_base) } }
+        Self { base: unsafe { NonNull::new_unchecked(cpu_base) }, caller: None }
+    }
+
+    /// As [`Run::new`], for a helper that reads where nobody has proved that it may: it knows what program calls it, which after
+    /// a tail call, or in an extension, is not the one that was entered.
+    ///
+    /// # Safety
+    /// As for `new`; and the helper has just stored its return address at [`CALLER_OFF`].
+    pub(crate) unsafe fn called_from_code(cpu_base: *mut u8) -> Self {
+        // SAFETY: the caller's duty.
+        let run = unsafe { Self::new(cpu_base) };
+        Self { caller: Some(CodeAddr(run.block().caller.get())), ..run }
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -158,11 +178,26 @@ impl Run {
         unsafe { self.frame().interp.get().as_ref() }
     }
 
+    /// The compiled program that called the helper in progress, where the helper knows.
+    fn running(&self) -> Option<&ProgInner> {
+        // SAFETY: the run entered the code that the helper returns to, and is in it still.
+        let version = unsafe { self.engine().arena()?.mark_at(self.caller?) }?;
+        // SAFETY: the mark of a program's code is its version, or 0 before there is one; a run keeps what it is in.
+        unsafe { std::ptr::with_exposed_provenance::<ProgInner>(version as usize).as_ref() }
+    }
+
+    /// The access that programs have to these bytes as part of a value of a map: of the program that was entered, whose
+    /// extensions get pointers from it, or of the one that runs.
+    fn in_a_value(&self, address: u64, len: u64) -> impl Iterator<Item = Access> {
+        let programs = [Some(self.program()), self.running()];
+        let maps = programs.into_iter().flatten().flat_map(ProgInner::maps);
+        maps.filter_map(move |map| map.ops().contains(address, len))
+    }
+
     /// Whether a helper may write these bytes for the run: what its context lends it, and values that it may write itself.
     pub(crate) fn may_write(&self, address: u64, len: u64) -> bool {
         let inside = |(start, end): (u64, u64)| address >= start && address <= end && len <= end - address;
-        self.frame().ctx.packet_bounds().is_some_and(inside)
-            || self.program().maps().iter().any(|map| map.ops().contains(address, len).is_some_and(|a| a.write))
+        self.frame().ctx.packet_bounds().is_some_and(inside) || self.in_a_value(address, len).any(|access| access.write)
     }
 
     /// Whether the run may read these bytes: what a program could have read itself.
@@ -180,7 +215,7 @@ impl Run {
         let ctx = frame.ctx.object() as u64;
         inside(ctx, ctx + u64::from(frame.ctx.readable_len()))
             || frame.ctx.packet_bounds().is_some_and(|(start, end)| inside(start, end))
-            || self.program().maps().iter().any(|map| map.ops().contains(address, len).is_some_and(|a| a.read))
+            || self.in_a_value(address, len).any(|access| access.read)
     }
 }
 

@@ -280,6 +280,11 @@ impl Program {
             attached: parts.attached,
         };
         let version = Arc::new(version);
+        if let Some(code) = &version.code {
+            let mark = Arc::as_ptr(&version).expose_provenance() as u64;
+            // SAFETY: marks of the engine's arena are the addresses of live versions, or 0.
+            unsafe { code.installed.set_mark(mark) };
+        }
         let code = version.code.as_ref().map_or(0..0, |code| {
             let start = code.installed.addr(0).0;
             start..start + code.installed.len() as u64
@@ -469,6 +474,11 @@ impl Program {
 impl Drop for ProgInner {
     fn drop(&mut self) {
         self.engine.versions.remove(std::ptr::from_ref(self).addr());
+        if let Some(code) = &self.code {
+            // SAFETY: marks of the engine's arena are the addresses of live versions, or 0. Runs that are in the code are over,
+            // unless it is another program's too, which then has no mark.
+            unsafe { code.installed.set_mark(0) };
+        }
     }
 }
 

@@ -212,6 +212,19 @@ impl CodeArena {
         self.inner.state().ranges.used(self.inner.map.len())
     }
 
+    /// The mark of the image that an address lies in: what [`InstalledCode::set_mark`] left there, and 0 before. None outside
+    /// of images. No lock, no shared line written: for code that asks who called it.
+    ///
+    /// # Safety
+    /// If the address is in this arena, this thread is in a run of the arena's set, in which it has entered the code there.
+    #[must_use]
+    pub unsafe fn mark_at(&self, at: CodeAddr) -> Option<u64> {
+        let image = self.inner.granule(self.inner.offset(at)?).load(Ordering::Acquire);
+        // SAFETY: an image that is taken out of the table is freed after a grace period of whoever could still enter its
+        // code, and the run (caller) began before.
+        unsafe { image.as_ref() }.map(|image| image.mark.load(Ordering::Acquire))
+    }
+
     /// Whether the address is in this arena.
     #[must_use]
     pub fn contains(&self, at: CodeAddr) -> bool {
@@ -349,6 +362,15 @@ impl InstalledCode {
     #[must_use]
     pub fn site(&self, index: usize) -> Option<SiteId> {
         self.inner.sites.get(index).map(|&at| SiteId { image: self.inner.id, at })
+    }
+
+    /// Marks the image with a word, which [`CodeArena::mark_at`] finds by any address in it.
+    ///
+    /// # Safety
+    /// The mark is what those who ask this arena for marks take it for, as long as it is there.
+    pub unsafe fn set_mark(&self, mark: u64) {
+        // SAFETY: the image is freed after the last handle.
+        unsafe { &*self.inner.image }.mark.store(mark, Ordering::Release);
     }
 
     /// The bytes as they are now, for a listing.

@@ -26,6 +26,8 @@ pub(crate) struct SiteRecord {
 pub(crate) struct Image {
     pub(crate) id: u64,
     pub(crate) sites: Box<[SiteRecord]>,
+    /// What whoever installed the image says of it.
+    pub(crate) mark: AtomicU64,
 }
 
 impl Image {

@@ -47,6 +47,31 @@ macro_rules! entry {
     }};
 }
 
+/// [`entry!`] of a function that reads where nobody has proved that it may: the run knows what program calls it.
+macro_rules! probing_entry {
+    ($function:path) => {{
+        #[unsafe(naked)]
+        unsafe extern "sysv64" fn entry(_: u64, _: u64, _: u64, _: u64, _: u64, base: *mut u8) -> u64 {
+            // r9 is the vCPU's base; rax is nobody's at a function's start.
+            core::arch::naked_asm!(
+                "mov rax, [rsp]",
+                "mov [r9 + {caller}], rax",
+                "jmp {noted}",
+                caller = const $crate::frame::CALLER_OFF,
+                noted = sym noted,
+            )
+        }
+        unsafe extern "sysv64" fn noted(a: u64, b: u64, c: u64, d: u64, e: u64, base: *mut u8) -> u64 {
+            // SAFETY: programs pass the base of the vCPU that they run on, and have set its frame; `entry` has just stored
+            // where it returns to.
+            let run = unsafe { $crate::frame::Run::called_from_code(base) };
+            // SAFETY: the arguments are as the helper's prototype says (the module's invariant).
+            unsafe { $function(run, [a, b, c, d, e]) }
+        }
+        entry as $crate::helper::HelperFn
+    }};
+}
+
 /// [`entry!`] of a generic function.
 macro_rules! generic_entry {
     ($function:ident, $param:ident: $bound:path) => {{
@@ -107,8 +132,8 @@ pub fn table() -> &'static [(u32, HelperFn)] {
     &TABLE
 }
 
-pub(crate) use entry;
 use generic_entry;
+pub(crate) use {entry, probing_entry};
 
 /// A result as a helper returns it.
 fn status(result: Result<(), Errno>) -> u64 {

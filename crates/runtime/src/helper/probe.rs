@@ -7,19 +7,19 @@
 
 use skep_abi::Errno;
 
-use super::{HelperFn, bytes_mut, entry, low};
+use super::{HelperFn, bytes_mut, entry, low, probing_entry};
 use crate::frame::Run;
 
 pub(super) fn table() -> Vec<(u32, HelperFn)> {
     vec![
-        (4, entry!(probe_read)),
+        (4, probing_entry!(probe_read)),
         (36, entry!(probe_write_user)),
-        (45, entry!(probe_read_str)),
-        (112, entry!(probe_read)),     // user
-        (113, entry!(probe_read)),     // kernel
-        (114, entry!(probe_read_str)), // user
-        (115, entry!(probe_read_str)), // kernel
-        (148, entry!(copy_from_user)),
+        (45, probing_entry!(probe_read_str)),
+        (112, probing_entry!(probe_read)),     // user
+        (113, probing_entry!(probe_read)),     // kernel
+        (114, probing_entry!(probe_read_str)), // user
+        (115, probing_entry!(probe_read_str)), // kernel
+        (148, probing_entry!(copy_from_user)),
     ]
 }
 

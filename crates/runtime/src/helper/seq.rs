@@ -7,11 +7,11 @@ use skep_abi::Errno;
 
 use super::format::format;
 use super::trace::arguments;
-use super::{HelperFn, bytes, entry, low};
+use super::{HelperFn, bytes, entry, low, probing_entry};
 use crate::frame::Run;
 
 pub(super) fn table() -> Vec<(u32, HelperFn)> {
-    vec![(126, entry!(seq_printf)), (127, entry!(seq_write))]
+    vec![(126, probing_entry!(seq_printf)), (127, entry!(seq_write))]
 }
 
 fn append(run: Run, text: &[u8]) -> u64 {

@@ -5,12 +5,12 @@
 
 use skep_abi::Errno;
 
-use super::{HelperFn, bytes, entry, low};
+use super::{HelperFn, bytes, entry, low, probing_entry};
 use crate::frame::Run;
 use crate::syscall::RunMemory;
 
 pub(super) fn table() -> Vec<(u32, HelperFn)> {
-    vec![(166, entry!(sys_bpf)), (167, entry!(find_by_name_kind)), (168, entry!(sys_close))]
+    vec![(166, probing_entry!(sys_bpf)), (167, entry!(find_by_name_kind)), (168, entry!(sys_close))]
 }
 
 unsafe fn sys_bpf(run: Run, [cmd, attr, len, ..]: [u64; 5]) -> u64 {

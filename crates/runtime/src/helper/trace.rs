@@ -6,7 +6,7 @@
 use skep_abi::Errno;
 
 use super::format::format;
-use super::{HelperFn, bytes, bytes_mut, entry, low};
+use super::{HelperFn, bytes, bytes_mut, low, probing_entry};
 use crate::engine::TraceLine;
 use crate::frame::Run;
 
@@ -14,7 +14,7 @@ use crate::frame::Run;
 const MAX_ARGS: u32 = 12;
 
 pub(super) fn table() -> Vec<(u32, HelperFn)> {
-    vec![(6, entry!(trace_printk)), (165, entry!(snprintf)), (177, entry!(trace_vprintk))]
+    vec![(6, probing_entry!(trace_printk)), (165, probing_entry!(snprintf)), (177, probing_entry!(trace_vprintk))]
 }
 
 fn print(run: Run, format_bytes: &[u8], args: &[u64]) -> u64 {

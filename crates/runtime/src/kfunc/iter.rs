@@ -8,7 +8,7 @@ use skep_abi::Errno;
 
 use super::int;
 use crate::frame::Run;
-use crate::helper::entry;
+use crate::helper::{entry, probing_entry};
 use crate::map::HelperFn;
 
 /// The most iterations of a number iterator (`BPF_MAX_LOOPS`).
@@ -21,7 +21,7 @@ pub(super) fn table() -> Vec<(&'static str, HelperFn)> {
         ("bpf_iter_num_new", entry!(num_new)),
         ("bpf_iter_num_next", entry!(num_next)),
         ("bpf_iter_num_destroy", entry!(num_destroy)),
-        ("bpf_iter_bits_new", entry!(bits_new)),
+        ("bpf_iter_bits_new", probing_entry!(bits_new)),
         ("bpf_iter_bits_next", entry!(bits_next)),
         ("bpf_iter_bits_destroy", entry!(bits_destroy)),
     ]

@@ -69,7 +69,7 @@ pub(super) fn install(arena: &CodeArena, image: CodeImage<'_>) -> Result<Install
     }
     publish_to_fetch(start, len);
     let id = owners::next_image_id();
-    let image = Box::into_raw(Box::new(Image { id, sites: records }));
+    let image = Box::into_raw(Box::new(Image { id, sites: records, mark: AtomicU64::new(0) }));
     {
         let _held = poke::lock();
         for granule in (offset..offset + len).step_by(GRANULE) {

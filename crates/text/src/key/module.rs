@@ -101,7 +101,8 @@ fn read(start: *const RawSite, end: *const RawSite) -> Result<Option<Known>, Tex
     };
     let range = first.at.0..last.at.0 + host::SITE_LEN as u64;
     let remap = Remap::new(range.clone())?;
-    let image = Box::leak(Box::new(Image { id: owners::next_image_id(), sites: records.into() }));
+    let image =
+        Box::leak(Box::new(Image { id: owners::next_image_id(), sites: records.into(), mark: AtomicU64::new(0) }));
     owners::add(range.start, range.end, std::ptr::null_mut(), image);
     Ok(Some(Known { sites, image, remap }))
 }
