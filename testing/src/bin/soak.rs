@@ -3,12 +3,23 @@
 use std::process::ExitCode;
 
 use skep_testing::counting::Counting;
-use skep_testing::soak::{Plan, generations, tailcall};
+use skep_testing::soak::{Plan, again_in_one_heap, generations, tailcall};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
+    match again_in_one_heap() {
+        Ok(None) => soak(),
+        Ok(Some(status)) => ExitCode::from(if status.success() { 0 } else { 1 }),
+        Err(error) => {
+            eprintln!("soak: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn soak() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let what = args.next().unwrap_or_default();
     let changes = args.next().and_then(|text| text.parse().ok());

@@ -32,13 +32,20 @@ struct Entry {
     to: u64,
 }
 
+/// Entries that there is room for from the beginning: what a history takes later is the soak's own, between blocks of the
+/// engine, whose memory is what is looked at.
+const ROOM: usize = 64;
+
 /// The entries of a slot, oldest first.
 pub(super) struct History(Mutex<VecDeque<Entry>>);
 
 impl History {
     /// An empty slot.
     pub(super) fn new() -> Self {
-        Self(Mutex::new(VecDeque::from([Entry { program: 0, from: 0, to: u64::MAX }])))
+        // All of the room is written once, so that it is resident from the beginning.
+        let mut entries = VecDeque::from(vec![Entry { program: 0, from: 0, to: u64::MAX }; ROOM]);
+        entries.truncate(1);
+        Self(Mutex::new(entries))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
@@ -64,11 +71,12 @@ impl History {
         }
     }
 
-    /// Forgets everything but what is there now, and the memory that it took.
+    /// Forgets everything but what is there now, and the memory that it took beyond its first room.
     pub(super) fn forget(&self) {
         let mut entries = self.lock();
-        let last = entries.back().copied();
-        *entries = last.into_iter().collect();
+        let over = entries.len().saturating_sub(1);
+        entries.drain(..over);
+        entries.shrink_to(ROOM);
     }
 
     /// The first moment from `from` to `until` at which a run may have seen `program`.

@@ -6,15 +6,15 @@
 
 mod generations;
 mod history;
+mod memory;
 mod program;
 mod tailcall;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use skep::Engine;
-
 pub use generations::generations;
+pub use memory::{Memory, Resident, again_in_one_heap};
 pub use tailcall::tailcall;
 
 /// How much to do.
@@ -26,34 +26,6 @@ pub struct Plan {
     pub runners: usize,
     /// Where the random numbers begin.
     pub seed: u64,
-}
-
-/// What is in use when nothing is in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// Bytes of the heap, if [`Counting`](crate::counting::Counting) counts them.
-    pub heap: usize,
-    /// Bytes of machine code.
-    pub code: usize,
-    /// Bytes of per-CPU memory.
-    pub per_cpu: usize,
-    /// Resident pages of the process.
-    pub resident: usize,
-}
-
-impl Memory {
-    /// Waits until everything that was deferred is done, and what that deferred, and looks.
-    fn settled(engine: &Engine) -> Self {
-        for _ in 0..8 {
-            if engine.cpus().barrier().is_err() {
-                break;
-            }
-        }
-        let used = engine.memory_use();
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-        let resident = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-        Self { heap: crate::counting::bytes_in_use(), code: used.code, per_cpu: used.per_cpu, resident }
-    }
 }
 
 /// What happened.
@@ -87,8 +59,7 @@ impl std::fmt::Display for Outcome {
         writeln!(f, "{updates} updates, {deletions} deletions, {loads} loads, {unloads} unloads, {swaps} swaps")?;
         writeln!(f, "{runs} runs with {hops} tail calls, {sites} patch sites compared")?;
         for memory in &self.memory {
-            let Memory { heap, code, per_cpu, resident } = memory;
-            writeln!(f, "in use: heap {heap}, code {code}, per CPU {per_cpu} bytes; {resident} pages resident")?;
+            writeln!(f, "{memory}")?;
         }
         for problem in &self.problems {
             writeln!(f, "PROBLEM: {problem}")?;
@@ -147,13 +118,7 @@ impl Shared {
 impl Outcome {
     /// Nothing but noise may have been added between the first look and the last.
     fn check_memory(&mut self) {
-        let (Some(first), Some(last)) = (self.memory.first().copied(), self.memory.last().copied()) else { return };
-        if (last.code, last.per_cpu) != (first.code, first.per_cpu) {
-            self.problems.push(format!("code or per-CPU memory grew: {first:?} to {last:?}"));
-        }
-        // A hundredth, and what a few vectors that doubled their room may have taken.
-        if last.heap > first.heap + first.heap / 100 + 4096 {
-            self.problems.push(format!("the heap grew: {first:?} to {last:?}"));
-        }
+        let (Some(first), Some(last)) = (self.memory.first().copied(), self.memory.last()) else { return };
+        self.problems.extend(first.grown(last));
     }
 }
