@@ -80,7 +80,7 @@ fn show(path: &Path, output: Output) -> Result<()> {
             program.tag()
         );
         let stats = program.stats();
-        if stats.run_cnt > 0 {
+        if stats.run_time_ns > 0 {
             let _ = write!(out, " run_time_ns {} run_cnt {}", stats.run_time_ns, stats.run_cnt);
         }
         let jited = program.listing().map_or(0, |code| code.bytes().len());
@@ -107,7 +107,7 @@ fn show_json(program: &Program) -> Value {
         "bytes_jited": program.listing().map_or(0, |code| code.bytes().len()),
         "map_ids": program.map_ids(),
     });
-    if stats.run_cnt > 0 {
+    if stats.run_time_ns > 0 {
         object["run_time_ns"] = json!(stats.run_time_ns);
         object["run_cnt"] = json!(stats.run_cnt);
     }
