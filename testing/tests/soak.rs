@@ -19,11 +19,11 @@ fn tail_calls_hold_what_they_promise_under_load() {
         assert!(status.success(), "{status}");
         return;
     }
-    let outcome = tailcall(&Plan { changes: 6_000, runners: 4, seed: 1 }).expect("it starts");
+    let outcome = tailcall(&Plan { changes: 6_000, runners: 4, seed: 1, mistake: None }).expect("it starts");
     passes(&outcome);
     assert!(outcome.updates > 3000 && outcome.loads > 50 && outcome.unloads > 50, "{outcome}");
     assert!(outcome.sites > 0 || skep_text::live().is_err(), "{outcome}");
-    let outcome = generations(&Plan { changes: 300, runners: 3, seed: 1 }).expect("it starts");
+    let outcome = generations(&Plan { changes: 300, runners: 3, seed: 1, mistake: None }).expect("it starts");
     passes(&outcome);
     assert_eq!(outcome.swaps, 300);
 }

@@ -28,6 +28,9 @@ pub(crate) enum What {
         /// Where the random numbers begin
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Make each deliberate mistake instead, and fail unless every one of them is noticed
+        #[arg(long)]
+        mutants: bool,
     },
     /// Generations: ten programs that call each other are exchanged while threads run them (testing/src/soak)
     Generations {
@@ -37,6 +40,9 @@ pub(crate) enum What {
         /// Where the random numbers begin
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Make each deliberate mistake instead, and fail unless every one of them is noticed
+        #[arg(long)]
+        mutants: bool,
     },
 }
 
@@ -52,15 +58,37 @@ pub(crate) fn run(what: &What) -> Result<()> {
                 soak.args(["--seconds", &seconds.to_string(), "--flips", &flips.to_string()]);
             }
         }
-        What::Tailcall { changes, seed } => of_tail_calls(&mut soak, "tailcall", *changes, *seed),
-        What::Generations { swaps, seed } => of_tail_calls(&mut soak, "generations", *swaps, *seed),
+        What::Tailcall { changes, seed, mutants } => {
+            of_tail_calls(
+                &mut soak,
+                "tailcall",
+                if *mutants { 100_000.min(*changes) } else { *changes },
+                *seed,
+                *mutants,
+            );
+        }
+        What::Generations { swaps, seed, mutants } => {
+            of_tail_calls(
+                &mut soak,
+                "generations",
+                if *mutants { 10_000.min(*swaps) } else { *swaps },
+                *seed,
+                *mutants,
+            );
+        }
     }
     shell::run(&mut soak)
 }
 
-fn of_tail_calls(soak: &mut std::process::Command, what: &str, count: u64, seed: u64) {
-    soak.args(["run", "--quiet", "--release", "--package", "skep-testing", "--bin", "soak", "--", what]);
-    soak.args([count.to_string(), seed.to_string()]);
+fn of_tail_calls(soak: &mut std::process::Command, what: &str, count: u64, seed: u64, mutants: bool) {
+    soak.args(["run", "--quiet", "--release", "--package", "skep-testing", "--bin", "soak"]);
+    if mutants {
+        soak.args(["--features", "inject"]);
+    }
+    soak.args(["--", what]).args([count.to_string(), seed.to_string()]);
+    if mutants {
+        soak.arg("--mutants");
+    }
 }
 
 /// loom replaces the primitives at compile time, so that everything is built apart.

@@ -14,6 +14,8 @@ pub mod extension;
 mod frame;
 mod graph;
 pub mod helper;
+#[doc(hidden)]
+pub mod inject;
 pub mod interp;
 pub mod iter;
 pub mod kfunc;

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use skep_jit::{Image, SiteKind};
+use skep_runtime::inject::{Mistake, made};
 use skep_runtime::map::prog_array::SlotWatcher;
 use skep_text::{CodeAddr, InstalledCode, SiteBytes, SiteId};
 use skep_verifier::Poke;
@@ -67,13 +68,17 @@ impl SlotWatcher for PokeWatcher {
                 eprintln!("skep: a tail call could not be patched: {error}");
             }
         };
+        let sites = if made(Mistake::OneSiteLess) { &sites[..sites.len() - 1] } else { &sites[..] };
         if target == 0 {
             let gates: Vec<_> = sites.iter().map(|s| (s.gate, SiteBytes::Nop)).collect();
             return poke(&gates);
         }
         let targets: Vec<_> = sites.iter().map(|s| (s.target, SiteBytes::Jump(CodeAddr(target)))).collect();
-        poke(&targets);
         let gates: Vec<_> = sites.iter().map(|s| (s.gate, SiteBytes::Jump(s.stub))).collect();
+        if made(Mistake::GateFirst) {
+            poke(&gates);
+        }
+        poke(&targets);
         poke(&gates);
     }
 }

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use skep_runtime::ctx::Context;
+use skep_runtime::inject::{Mistake, made};
 use skep_runtime::{ProgStats, ReplaceError, RunError};
 use skep_sync::CpuGuard;
 
@@ -99,6 +100,11 @@ impl<C: Context> Slot<C> {
         let engine = &self.shared.engine;
         let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         let (loaded, program) = version.into().load(engine, Some(self.runs.name()), &[&current])?;
+        if made(Mistake::SlotBySlot) {
+            for (old, new) in current.programs().zip(loaded.programs()) {
+                current.replace_in_arrays(old.id(), &new.to_callee());
+            }
+        }
         let old = self.runs.replace(program.runtime())?;
         Ok(Retired::new(old, std::mem::replace(&mut *current, loaded), engine.clone()))
     }

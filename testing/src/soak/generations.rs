@@ -21,6 +21,7 @@ const PROGRAMS: u32 = 10;
 /// # Errors
 /// The soak cannot start.
 pub fn generations(plan: &Plan) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
+    plan.make_mistake()?;
     let mut all = format!("array g {PROGRAMS}\n");
     for k in 0..PROGRAMS {
         // Constant and variable indices in turn; the variable ones are the constant plus what the packet says, which is 0.

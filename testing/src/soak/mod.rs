@@ -13,6 +13,8 @@ mod tailcall;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use skep_runtime::inject::Mistake;
+
 pub use generations::generations;
 pub use memory::{Memory, Resident, again_in_one_heap};
 pub use tailcall::tailcall;
@@ -26,6 +28,26 @@ pub struct Plan {
     pub runners: usize,
     /// Where the random numbers begin.
     pub seed: u64,
+    /// A mistake to make, which has to be noticed.
+    pub mistake: Option<Mistake>,
+}
+
+impl Plan {
+    /// Makes its mistake.
+    ///
+    /// # Errors
+    /// The engine was built without mistakes.
+    fn make_mistake(&self) -> Result<(), &'static str> {
+        #[cfg(feature = "inject")]
+        if let Some(mistake) = self.mistake {
+            skep_runtime::inject::make(mistake);
+        }
+        if self.mistake.is_some() && cfg!(not(feature = "inject")) {
+            Err("built without the feature inject")
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// What happened.

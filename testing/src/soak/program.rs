@@ -1,12 +1,14 @@
 //! The programs of the soaks: each notes its number in the packet and tail-calls on.
 //!
 //! Byte 0 of the packet counts the notes; from byte 8 on they are 4 bytes each; from byte 176 on there is a byte per hop
-//! that says where a call with a variable index goes. Invariant: a number says everything about its program.
+//! that says where a call with a variable index goes. A program reads its number from a map of its own, which is gone with
+//! it: one that is entered too late reads something else, or ends the process. Invariant: a number says everything about its
+//! program.
 
 use std::fmt::Write as _;
 
 use skep::{Object, XdpBuff};
-use skep_object::ObjectSpec;
+use skep_object::{MapKind, ObjectSpec};
 
 use crate::random::Random;
 use crate::tail_calls::{self, ParseError};
@@ -76,7 +78,8 @@ r4 += r7
 r5 = r4
 r5 += 12
 if r5 > r8 goto out
-r2 = {NUMBER}
+r2 = map_value[out]+0
+r2 = *(u64 *)(r2 +0)
 *(u32 *)(r4 +{NOTES}) = r2
 r4 = r7
 r4 += r3
@@ -129,6 +132,10 @@ impl Templates {
 
 /// Numbers all programs of an object.
 pub(super) fn set_number(spec: &mut ObjectSpec, number: u32) {
+    for map in spec.maps.iter_mut().filter(|map| map.name == "out") {
+        map.kind = MapKind::Data;
+        map.image = u64::from(number).to_le_bytes().to_vec();
+    }
     for insn in spec.programs.iter_mut().flat_map(|program| &mut program.insns) {
         if insn.imm == NUMBER {
             insn.imm = number.cast_signed();

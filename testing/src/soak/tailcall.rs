@@ -66,6 +66,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// # Errors
 /// The soak cannot start.
 pub fn tailcall(plan: &Plan) -> Result<Outcome, Error> {
+    plan.make_mistake()?;
     let world = World::new(plan)?;
     let mut memory = Vec::new();
     for part in 0..PARTS {

@@ -20,6 +20,7 @@ use super::array::{check_array, index_of, next_index};
 use super::ops::{MapAccessInfo, MapKind, MapOps, Slot};
 use super::region::Region;
 use super::spec::{ACCESS_FLAGS, MapInfo, MapSpec};
+use crate::inject::{Mistake, made};
 
 /// What makes two programs compatible in one prog array.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +126,9 @@ impl ProgArray {
         let mut state = self.state();
         state.watchers.retain(|known| known.strong_count() > 0);
         state.watchers.push(Arc::downgrade(watcher));
+        if made(Mistake::BlindWatcher) {
+            return;
+        }
         for index in 0..self.max_entries {
             let target = self.target(index);
             if target != 0 {
@@ -177,16 +181,23 @@ impl ProgArray {
         let target = program.as_ref().map_or(0, |program| program.tail_entry());
         let Some(kept) = state.programs.get_mut(index as usize) else { return false };
         let old = std::mem::replace(kept, program);
-        if let Some(slot) = self.slot(index) {
+        let keeps_word = target == 0 && made(Mistake::StaleWord);
+        if let Some(slot) = self.slot(index).filter(|_| !keeps_word) {
             slot.store(target, Ordering::Release);
         }
         state.watchers.retain(|watcher| {
             let watcher = watcher.upgrade();
+            if target == 0 && made(Mistake::UntoldWatcher) {
+                return watcher.is_some();
+            }
             watcher.inspect(|watcher| watcher.slot_changed(index, target)).is_some()
         });
         let was_there = old.is_some();
         if let Some(old) = old {
             old.leave_array();
+            if made(Mistake::NoGrace) {
+                return true;
+            }
             // A run that loaded the word may still enter the old program.
             self.cpus.defer(Box::new(move || drop(old)));
         }
