@@ -12,6 +12,7 @@ mod encode;
 pub mod errno;
 pub mod flags;
 pub mod helper;
+pub mod info;
 pub mod insn;
 pub mod kfunc;
 pub mod opcode;

@@ -1,84 +1,18 @@
 //! What there is: information about maps and programs, their numbers, and maps made by hand.
 //!
-//! Owns the kernel's info structs. Invariant: as many bytes are written as the caller has room for, and fields that say
+//! Invariant: as many bytes are written as the caller has room for, and fields that say
 //! something about a kernel are 0. Counterpart: `bpf_obj_get_info_by_fd`, `bpf_map_create`, kernel/bpf/syscall.c, 6.18.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::time::UNIX_EPOCH;
 
+use skep_abi::info::{MapInfo, ProgInfo};
 use skep_abi::{Errno, MapType};
 use skep_runtime::map::{Map, MapSpec};
 
 use crate::boundary::{bytes, call, name, options, put, put_bytes, status};
 use crate::engine::engine;
 use crate::handle::{self, Handle, Target};
-
-/// `struct bpf_map_info`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub struct MapInfo {
-    map_type: u32,
-    id: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-    name: [u8; 16],
-    ifindex: u32,
-    btf_vmlinux_value_type_id: u32,
-    netns_dev: u64,
-    netns_ino: u64,
-    btf_id: u32,
-    btf_key_type_id: u32,
-    btf_value_type_id: u32,
-    btf_vmlinux_id: u32,
-    map_extra: u64,
-}
-
-/// `struct bpf_prog_info`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub struct ProgInfo {
-    prog_type: u32,
-    id: u32,
-    tag: [u8; 8],
-    jited_prog_len: u32,
-    xlated_prog_len: u32,
-    jited_prog_insns: u64,
-    xlated_prog_insns: u64,
-    load_time: u64,
-    created_by_uid: u32,
-    nr_map_ids: u32,
-    map_ids: u64,
-    name: [u8; 16],
-    ifindex: u32,
-    gpl_compatible: u32,
-    netns_dev: u64,
-    netns_ino: u64,
-    nr_jited_ksyms: u32,
-    nr_jited_func_lens: u32,
-    jited_ksyms: u64,
-    jited_func_lens: u64,
-    btf_id: u32,
-    func_info_rec_size: u32,
-    func_info: u64,
-    nr_func_info: u32,
-    nr_line_info: u32,
-    line_info: u64,
-    jited_line_info: u64,
-    nr_jited_line_info: u32,
-    line_info_rec_size: u32,
-    jited_line_info_rec_size: u32,
-    nr_prog_tags: u32,
-    prog_tags: u64,
-    run_time_ns: u64,
-    run_cnt: u64,
-    recursion_misses: u64,
-    verified_insns: u32,
-    attach_btf_obj_id: u32,
-    attach_btf_id: u32,
-    pad: u32,
-}
 
 /// At most 15 bytes and a zero.
 fn short_name(text: &str) -> [u8; 16] {

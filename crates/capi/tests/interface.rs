@@ -10,9 +10,10 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Link, build, compilers, has_libbpf, here, lib_dir, run};
+use skep_abi::info::{MapInfo, ProgInfo};
 use skep_capi::batch::BatchOpts;
 use skep_capi::engine::SkepOpts;
-use skep_capi::info::{MapCreateOpts, MapInfo, ProgInfo};
+use skep_capi::info::MapCreateOpts;
 use skep_capi::object::open::OpenOpts;
 use skep_capi::perf::PerfBufferOpts;
 use skep_capi::ring::RingBufferOpts;

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use skep_abi::{Errno, MapType};
+use skep_abi::{Errno, MapType, info};
 
 use super::{object_name, possible_cpus, sys, until_nul};
 
@@ -130,18 +130,6 @@ pub struct MapInfo {
     pub flags: u32,
     /// Name.
     pub name: String,
-}
-
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct RawMapInfo {
-    map_type: u32,
-    id: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-    name: [u8; 16],
 }
 
 impl Map {
@@ -395,10 +383,10 @@ impl Map {
     /// # Errors
     /// The errno of BPF_OBJ_GET_INFO_BY_FD.
     pub fn info(&self) -> Result<MapInfo, Errno> {
-        let mut raw = RawMapInfo::default();
+        let mut raw = info::MapInfo::default();
         let mut attr = sys::InfoAttr {
             bpf_fd: self.fd.as_raw_fd().cast_unsigned(),
-            info_len: u32::try_from(size_of::<RawMapInfo>()).unwrap_or(u32::MAX),
+            info_len: u32::try_from(size_of::<info::MapInfo>()).unwrap_or(u32::MAX),
             info: std::ptr::from_mut(&mut raw).addr() as u64,
         };
         // SAFETY: `info` is `raw` with its size.

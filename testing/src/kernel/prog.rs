@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use skep_abi::{AttachType, Errno, ProgType, RawInsn};
+use skep_abi::{AttachType, Errno, ProgType, RawInsn, info};
 
 use super::sys;
 use super::{object_name, until_nul};
@@ -269,49 +269,6 @@ pub struct ProgInfo {
     pub run_time: Duration,
 }
 
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct RawProgInfo {
-    prog_type: u32,
-    id: u32,
-    tag: [u8; 8],
-    jited_prog_len: u32,
-    xlated_prog_len: u32,
-    jited_prog_insns: u64,
-    xlated_prog_insns: u64,
-    load_time: u64,
-    created_by_uid: u32,
-    nr_map_ids: u32,
-    map_ids: u64,
-    name: [u8; 16],
-    ifindex: u32,
-    gpl_compatible: u32,
-    netns: [u64; 2],
-    nr_jited_ksyms: u32,
-    nr_jited_func_lens: u32,
-    jited_ksyms: u64,
-    jited_func_lens: u64,
-    btf_id: u32,
-    func_info_rec_size: u32,
-    func_info: u64,
-    nr_func_info: u32,
-    nr_line_info: u32,
-    line_info: u64,
-    jited_line_info: u64,
-    nr_jited_line_info: u32,
-    line_info_rec_size: u32,
-    jited_line_info_rec_size: u32,
-    nr_prog_tags: u32,
-    prog_tags: u64,
-    run_time_ns: u64,
-    run_cnt: u64,
-    recursion_misses: u64,
-    verified_insns: u32,
-    attach_btf_obj_id: u32,
-    attach_btf_id: u32,
-    pad: u32,
-}
-
 impl Prog {
     /// Runs it in the kernel without attaching it.
     ///
@@ -422,12 +379,12 @@ impl Prog {
     /// # Errors
     /// The errno of BPF_OBJ_GET_INFO_BY_FD.
     pub fn info(&self) -> Result<ProgInfo, Errno> {
-        let mut raw = RawProgInfo::default();
+        let mut raw = info::ProgInfo::default();
         // SAFETY: `raw` has no addresses and no room beyond itself.
         unsafe { self.fill_info(&mut raw) }?;
         let mut xlated = vec![0u8; raw.xlated_prog_len as usize];
         let mut jited = vec![0u8; raw.jited_prog_len as usize];
-        let mut raw = RawProgInfo {
+        let mut raw = info::ProgInfo {
             xlated_prog_len: raw.xlated_prog_len,
             xlated_prog_insns: sys::address_mut(&mut xlated),
             jited_prog_len: raw.jited_prog_len,
@@ -451,10 +408,10 @@ impl Prog {
 
     /// # Safety
     /// Each address in `raw` points to the room that the length beside it says.
-    unsafe fn fill_info(&self, raw: &mut RawProgInfo) -> Result<(), Errno> {
+    unsafe fn fill_info(&self, raw: &mut info::ProgInfo) -> Result<(), Errno> {
         let mut attr = sys::InfoAttr {
             bpf_fd: self.fd.as_raw_fd().cast_unsigned(),
-            info_len: u32::try_from(size_of::<RawProgInfo>()).unwrap_or(u32::MAX),
+            info_len: u32::try_from(size_of::<info::ProgInfo>()).unwrap_or(u32::MAX),
             info: std::ptr::from_mut(raw).addr() as u64,
         };
         // SAFETY: `info` is `raw` with its size; what `raw` points to is the caller's duty.
