@@ -79,41 +79,34 @@ unsafe fn find(
     if batch.end { Err(Errno::ENOENT) } else { Ok(()) }
 }
 
-/// Up to `*count` elements, from the start (`in_batch` NULL) or from where another call's `out_batch` says; `-ENOENT` with
-/// the last ones. A cursor has 4 bytes for hash maps, a key's size for others.
-///
-/// # Safety
-/// `keys` and `values` have room for `*count`; cursors have their size; `in_batch` may be NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_map_lookup_batch(
-    fd: c_int,
-    in_batch: *mut c_void,
-    out_batch: *mut c_void,
-    keys: *mut c_void,
-    values: *mut c_void,
-    count: *mut u32,
-    opts: *const BatchOpts,
-) -> c_int {
-    // SAFETY: the caller's duty, passed on.
-    status(|| unsafe { find(fd, (in_batch, out_batch), (keys, values), count, opts, false) })
+macro_rules! lookups {
+    ($($(#[$doc:meta])* $function:ident = $delete:literal;)+) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// `keys` and `values` have room for `*count`; cursors have their size; `in_batch` may be NULL.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $function(
+            fd: c_int,
+            in_batch: *mut c_void,
+            out_batch: *mut c_void,
+            keys: *mut c_void,
+            values: *mut c_void,
+            count: *mut u32,
+            opts: *const BatchOpts,
+        ) -> c_int {
+            // SAFETY: the caller's duty, passed on.
+            status(|| unsafe { find(fd, (in_batch, out_batch), (keys, values), count, opts, $delete) })
+        }
+    )+ };
 }
 
-/// As `bpf_map_lookup_batch`; the elements are removed.
-///
-/// # Safety
-/// As for `bpf_map_lookup_batch`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_map_lookup_and_delete_batch(
-    fd: c_int,
-    in_batch: *mut c_void,
-    out_batch: *mut c_void,
-    keys: *mut c_void,
-    values: *mut c_void,
-    count: *mut u32,
-    opts: *const BatchOpts,
-) -> c_int {
-    // SAFETY: the caller's duty, passed on.
-    status(|| unsafe { find(fd, (in_batch, out_batch), (keys, values), count, opts, true) })
+lookups! {
+    /// Up to `*count` elements, from the start (`in_batch` NULL) or from where another call's `out_batch` says; `-ENOENT` with
+    /// the last ones. A cursor has 4 bytes for hash maps, a key's size for others.
+    bpf_map_lookup_batch = false;
+    /// As `bpf_map_lookup_batch`; the elements are removed.
+    bpf_map_lookup_and_delete_batch = true;
 }
 
 /// Bytes of `count` items.

@@ -101,6 +101,58 @@ pub(crate) fn errno() -> c_int {
     unsafe { place.read() }
 }
 
+/// Functions that ask something of what a pointer is of.
+macro_rules! getters {
+    ($($(#[$doc:meta])* $function:ident($it:ident: $pointer:ty) -> $ty:ty = $value:expr;)+) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The pointer is NULL, or from this library and of something that is still open.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $function($it: $pointer) -> $ty {
+            $crate::boundary::call(|| {
+                // SAFETY: the caller's duty, passed on.
+                let $it = unsafe { $crate::boundary::given($it) }?;
+                $value
+            })
+        }
+    )+ };
+}
+pub(crate) use getters;
+
+/// Functions that set something of what a pointer is of.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $function:ident($it:ident: $pointer:ty, $value:ident: $ty:ty) = $change:expr;)+) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The pointer is NULL, or from this library and of something that is still open.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $function($it: $pointer, $value: $ty) -> c_int {
+            $crate::boundary::status(|| {
+                // SAFETY: the caller's duty, passed on.
+                let $it = unsafe { $crate::boundary::given($it) }?;
+                $change
+            })
+        }
+    )+ };
+}
+pub(crate) use setters;
+
+/// Takes back what `Box::into_raw` gave to C; NULL is nothing to do.
+///
+/// # Safety
+/// `pointer` is NULL or from `Box::into_raw`, given back once and not in use.
+pub(crate) unsafe fn free<T>(pointer: *mut T) {
+    call(|| {
+        if !pointer.is_null() {
+            // SAFETY: the caller's duty, passed on.
+            drop(unsafe { Box::from_raw(pointer) });
+        }
+        Ok(())
+    });
+}
+
 /// What a pointer from C points at; NULL is `EINVAL`.
 ///
 /// # Safety

@@ -216,46 +216,38 @@ unsafe fn checked(map: *const Map, key_size: usize, value: Option<(usize, u64)>)
     if raw.info().key_size as usize != key_size || wrong_value { Err(Errno::EINVAL) } else { Ok(raw) }
 }
 
-/// As `bpf_map_lookup_elem_flags`, with the sizes checked. `-ENOENT` before load too.
-///
-/// # Safety
-/// `map` is NULL or of an open object; `key` and `value` are NULL or of the sizes given.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_map__lookup_elem(
-    map: *const Map,
-    key: *const c_void,
-    key_size: usize,
-    value: *mut c_void,
-    value_size: usize,
-    flags: u64,
-) -> c_int {
-    status(|| {
-        // SAFETY: the caller's duty, passed on.
-        let map = unsafe { checked(map, key_size, Some((value_size, flags))) }?;
-        // SAFETY: the caller's duty; the sizes are the map's.
-        unsafe { lookup(&map, key, value, flags) }
-    })
+macro_rules! checked_calls {
+    ($($(#[$doc:meta])* $function:ident(value: $value:ty) = $run:ident;)+) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// `map` is NULL or of an open object; `key` and `value` are NULL or of the sizes given.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $function(
+            map: *const Map,
+            key: *const c_void,
+            key_size: usize,
+            value: $value,
+            value_size: usize,
+            flags: u64,
+        ) -> c_int {
+            status(|| {
+                // SAFETY: the caller's duty, passed on.
+                let map = unsafe { checked(map, key_size, Some((value_size, flags))) }?;
+                // SAFETY: the caller's duty; the sizes are the map's.
+                unsafe { $run(&map, key, value, flags) }
+            })
+        }
+    )+ };
 }
 
-/// As `bpf_map_update_elem`, with the sizes checked.
-///
-/// # Safety
-/// As for `bpf_map__lookup_elem`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_map__update_elem(
-    map: *const Map,
-    key: *const c_void,
-    key_size: usize,
-    value: *const c_void,
-    value_size: usize,
-    flags: u64,
-) -> c_int {
-    status(|| {
-        // SAFETY: the caller's duty, passed on.
-        let map = unsafe { checked(map, key_size, Some((value_size, flags))) }?;
-        // SAFETY: the caller's duty; the sizes are the map's.
-        unsafe { update(&map, key, value, flags) }
-    })
+checked_calls! {
+    /// As `bpf_map_lookup_elem_flags`, with the sizes checked. `-ENOENT` before load too.
+    bpf_map__lookup_elem(value: *mut c_void) = lookup;
+    /// As `bpf_map_update_elem`, with the sizes checked.
+    bpf_map__update_elem(value: *const c_void) = update;
+    /// As `bpf_map_lookup_and_delete_elem_flags`, with the sizes checked.
+    bpf_map__lookup_and_delete_elem(value: *mut c_void) = take;
 }
 
 /// As `bpf_map_delete_elem_flags`, with the size checked.
@@ -274,27 +266,6 @@ pub unsafe extern "C" fn bpf_map__delete_elem(
         let map = unsafe { checked(map, key_size, None) }?;
         // SAFETY: the caller's duty; the size is the map's.
         unsafe { delete(&map, key, flags) }
-    })
-}
-
-/// As `bpf_map_lookup_and_delete_elem_flags`, with the sizes checked.
-///
-/// # Safety
-/// As for `bpf_map__lookup_elem`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_map__lookup_and_delete_elem(
-    map: *const Map,
-    key: *const c_void,
-    key_size: usize,
-    value: *mut c_void,
-    value_size: usize,
-    flags: u64,
-) -> c_int {
-    status(|| {
-        // SAFETY: the caller's duty, passed on.
-        let map = unsafe { checked(map, key_size, Some((value_size, flags))) }?;
-        // SAFETY: the caller's duty; the sizes are the map's.
-        unsafe { take(&map, key, value, flags) }
     })
 }
 

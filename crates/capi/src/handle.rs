@@ -11,6 +11,7 @@ use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use rustix::event::{Timespec, epoll};
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
 use rustix::io::fcntl_dupfd_cloexec;
 use skep::{Program, RawMap};
@@ -213,6 +214,16 @@ fn borrowed<'a>(fd: c_int) -> Result<BorrowedFd<'a>, Errno> {
 /// Not one of the first three, which programs close and use as they are told.
 fn above_standard(file: OwnedFd) -> Result<OwnedFd, Errno> {
     if file.as_raw_fd() > 2 { Ok(file) } else { fcntl_dupfd_cloexec(&file, 3).map_err(errno) }
+}
+
+/// Waits until one of the descriptors of an epoll has something, at most `timeout_ms` milliseconds, or for ever if that is
+/// negative; whether one has.
+pub(crate) fn wait(epoll: &OwnedFd, timeout_ms: c_int) -> Result<bool, Errno> {
+    let timeout = u32::try_from(timeout_ms)
+        .ok()
+        .map(|ms| Timespec { tv_sec: i64::from(ms / 1000), tv_nsec: i64::from(ms % 1000) * 1_000_000 });
+    let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+    Ok(epoll::wait(epoll, &mut events, timeout.as_ref()).map_err(errno)? != 0)
 }
 
 pub(crate) fn errno(error: rustix::io::Errno) -> Errno {

@@ -12,7 +12,7 @@ use skep::RawMap;
 use skep_abi::{Errno, MapType, map_flags};
 use skep_object::{MapKind, MapSpec};
 
-use crate::boundary::{bytes, call, given, put, status, text};
+use crate::boundary::{bytes, call, getters, given, put, setters, status, text};
 use crate::handle::{self, Handle};
 use crate::image::Image;
 use crate::object::{Core, Descriptor, Kept};
@@ -115,26 +115,9 @@ impl Map {
     }
 }
 
-macro_rules! getters {
-    ($($(#[$doc:meta])* $function:ident($map:ident) -> $ty:ty = $value:expr;)+) => { $(
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// `map` is NULL or of an open object.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $function(map: *const Map) -> $ty {
-            call(|| {
-                // SAFETY: the caller's duty, passed on.
-                let $map = unsafe { given(map) }?;
-                $value
-            })
-        }
-    )+ };
-}
-
 getters! {
     /// Its name: of a data section, the section's with the object's name before it, as the kernel shows it.
-    bpf_map__name(map) -> *const c_char = map.c_name.pointer(|| {
+    bpf_map__name(map: *const Map) -> *const c_char = map.c_name.pointer(|| {
         map.core.map(map.index, |spec| {
             let stands_alone = spec.kind == MapKind::User
                 || spec.kind == MapKind::PerCpu
@@ -143,68 +126,51 @@ getters! {
         })
     });
     /// Its descriptor; -1 before it is loaded.
-    bpf_map__fd(map) -> c_int = Ok(map.descriptor.number().unwrap_or(-1));
+    bpf_map__fd(map: *const Map) -> c_int = Ok(map.descriptor.number().unwrap_or(-1));
     /// Its type.
-    bpf_map__type(map) -> u32 = map.core.map(map.index, |spec| spec.map_type);
+    bpf_map__type(map: *const Map) -> u32 = map.core.map(map.index, |spec| spec.map_type);
     /// Bytes of a key.
-    bpf_map__key_size(map) -> u32 = map.core.map(map.index, |spec| spec.key_size);
+    bpf_map__key_size(map: *const Map) -> u32 = map.core.map(map.index, |spec| spec.key_size);
     /// Bytes of a value, of one CPU.
-    bpf_map__value_size(map) -> u32 = map.core.map(map.index, |spec| spec.value_size);
+    bpf_map__value_size(map: *const Map) -> u32 = map.core.map(map.index, |spec| spec.value_size);
     /// The most entries that it can hold.
-    bpf_map__max_entries(map) -> u32 = map.number(|map| map.info().max_entries, |spec| spec.max_entries);
+    bpf_map__max_entries(map: *const Map) -> u32 = map.number(|map| map.info().max_entries, |spec| spec.max_entries);
     /// Its flags.
-    bpf_map__map_flags(map) -> u32 = map.core.map(map.index, |spec| spec.map_flags);
+    bpf_map__map_flags(map: *const Map) -> u32 = map.core.map(map.index, |spec| spec.map_flags);
     /// The NUMA node to allocate from.
-    bpf_map__numa_node(map) -> u32 = map.core.map(map.index, |spec| spec.numa_node);
+    bpf_map__numa_node(map: *const Map) -> u32 = map.core.map(map.index, |spec| spec.numa_node);
     /// What else its type wants to know.
-    bpf_map__map_extra(map) -> u64 = map.core.map(map.index, |spec| spec.map_extra);
+    bpf_map__map_extra(map: *const Map) -> u64 = map.core.map(map.index, |spec| spec.map_extra);
     /// The type of a key in the object's BTF; 0 for none.
-    bpf_map__btf_key_type_id(map) -> u32 = map.core.map(map.index, |spec| spec.key_type.map_or(0, |id| id.0));
+    bpf_map__btf_key_type_id(map: *const Map) -> u32 = map.core.map(map.index, |spec| spec.key_type.map_or(0, |id| id.0));
     /// The type of a value in the object's BTF; 0 for none.
-    bpf_map__btf_value_type_id(map) -> u32 = map.core.map(map.index, |spec| spec.value_type.map_or(0, |id| id.0));
+    bpf_map__btf_value_type_id(map: *const Map) -> u32 = map.core.map(map.index, |spec| spec.value_type.map_or(0, |id| id.0));
     /// Maps are not made for devices; 0.
-    bpf_map__ifindex(map) -> u32 = { let _ = map; Ok(0) };
+    bpf_map__ifindex(map: *const Map) -> u32 = { let _ = map; Ok(0) };
     /// Whether it is of a data section.
-    bpf_map__is_internal(map) -> bool = map.core.map(map.index, |spec| spec.kind.is_internal());
+    bpf_map__is_internal(map: *const Map) -> bool = map.core.map(map.index, |spec| spec.kind.is_internal());
     /// Whether it is created with the object.
-    bpf_map__autocreate(map) -> bool = map.core.map(map.index, |spec| spec.autocreate);
+    bpf_map__autocreate(map: *const Map) -> bool = map.core.map(map.index, |spec| spec.autocreate);
     /// Whether a skeleton attaches it, which is for struct_ops maps.
-    bpf_map__autoattach(map) -> bool = Ok(map.autoattach.load(Ordering::Relaxed));
+    bpf_map__autoattach(map: *const Map) -> bool = Ok(map.autoattach.load(Ordering::Relaxed));
     /// Maps are not pinned here; false.
-    bpf_map__is_pinned(map) -> bool = { let _ = map; Ok(false) };
+    bpf_map__is_pinned(map: *const Map) -> bool = { let _ = map; Ok(false) };
     /// The path that was set; NULL without.
-    bpf_map__pin_path(map) -> *const c_char =
+    bpf_map__pin_path(map: *const Map) -> *const c_char =
         Ok(lock(&map.pin_path).as_ref().map_or(std::ptr::null(), |path| path.as_ptr()));
     /// As `bpf_map__pin_path`.
-    bpf_map__get_pin_path(map) -> *const c_char =
+    bpf_map__get_pin_path(map: *const Map) -> *const c_char =
         Ok(lock(&map.pin_path).as_ref().map_or(std::ptr::null(), |path| path.as_ptr()));
-}
-
-macro_rules! setters {
-    ($($(#[$doc:meta])* $function:ident($map:ident, $value:ident: $ty:ty) = $change:expr;)+) => { $(
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// `map` is NULL or of an open object.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $function(map: *mut Map, $value: $ty) -> c_int {
-            status(|| {
-                // SAFETY: the caller's duty, passed on.
-                let $map = unsafe { given(map.cast_const()) }?;
-                $change
-            })
-        }
-    )+ };
 }
 
 setters! {
     /// Sets its type; `-EBUSY` after load.
-    bpf_map__set_type(map, map_type: u32) = {
+    bpf_map__set_type(map: *mut Map, map_type: u32) = {
         MapType::from_u32(map_type).ok_or(Errno::EINVAL)?;
         map.change(|spec| spec.map_type = map_type)
     };
     /// Sets the size of a key; `-EBUSY` after load.
-    bpf_map__set_key_size(map, size: u32) = map.change(|spec| {
+    bpf_map__set_key_size(map: *mut Map, size: u32) = map.change(|spec| {
         if spec.key_size != size {
             spec.key_type = None;
         }
@@ -212,7 +178,7 @@ setters! {
     });
     /// Sets the size of a value. A data section can grow or shrink where its last variable is an array; its memory moves.
     /// `-EBUSY` after load.
-    bpf_map__set_value_size(map, size: u32) = {
+    bpf_map__set_value_size(map: *mut Map, size: u32) = {
         map.core.edit(|spec| {
             let name = spec.maps.get(map.index).ok_or(Errno::EINVAL)?.name.clone();
             spec.set_value_size(&name, size).map_err(|error| Errno(error.errno()))
@@ -223,23 +189,23 @@ setters! {
         }
     };
     /// Sets the most entries that it can hold; `-EBUSY` after load.
-    bpf_map__set_max_entries(map, entries: u32) = map.change(|spec| spec.max_entries = entries);
+    bpf_map__set_max_entries(map: *mut Map, entries: u32) = map.change(|spec| spec.max_entries = entries);
     /// Sets its flags; `-EBUSY` after load.
-    bpf_map__set_map_flags(map, flags: u32) = map.change(|spec| spec.map_flags = flags);
+    bpf_map__set_map_flags(map: *mut Map, flags: u32) = map.change(|spec| spec.map_flags = flags);
     /// Sets the NUMA node; `-EBUSY` after load.
-    bpf_map__set_numa_node(map, node: u32) = map.change(|spec| spec.numa_node = node);
+    bpf_map__set_numa_node(map: *mut Map, node: u32) = map.change(|spec| spec.numa_node = node);
     /// Sets what else its type wants to know; `-EBUSY` after load.
-    bpf_map__set_map_extra(map, extra: u64) = map.change(|spec| spec.map_extra = extra);
+    bpf_map__set_map_extra(map: *mut Map, extra: u64) = map.change(|spec| spec.map_extra = extra);
     /// Maps are not made for devices: `-EBUSY` after load, otherwise nothing.
-    bpf_map__set_ifindex(map, ifindex: u32) = {
+    bpf_map__set_ifindex(map: *mut Map, ifindex: u32) = {
         let _ = ifindex;
         map.change(|_| ())
     };
     /// Sets whether it is created with the object; `-EBUSY` after load. Programs that can reach a use of a map that is not
     /// created are refused.
-    bpf_map__set_autocreate(map, autocreate: bool) = map.change(|spec| spec.autocreate = autocreate);
+    bpf_map__set_autocreate(map: *mut Map, autocreate: bool) = map.change(|spec| spec.autocreate = autocreate);
     /// Sets whether a skeleton attaches it.
-    bpf_map__set_autoattach(map, autoattach: bool) = {
+    bpf_map__set_autoattach(map: *mut Map, autoattach: bool) = {
         map.autoattach.store(autoattach, Ordering::Relaxed);
         Ok(())
     };

@@ -7,14 +7,14 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use skep::RawMap;
 use skep_abi::{Errno, MapType};
 use skep_runtime::map::Slot;
 use skep_runtime::map::perf_event_array::{PerfRecord, PerfRing};
 
-use crate::boundary::{call, given, options, status};
-use crate::handle::{self, errno};
+use crate::boundary::{call, free, given, options, status};
+use crate::handle::{self, errno, wait};
 
 /// `perf_buffer_sample_fn`.
 type SampleFn = unsafe extern "C" fn(ctx: *mut c_void, cpu: c_int, data: *mut c_void, size: u32);
@@ -102,14 +102,7 @@ impl PerfBuffer {
     }
 
     fn poll(&self, timeout_ms: c_int) -> Result<c_int, Errno> {
-        let timeout = u32::try_from(timeout_ms)
-            .ok()
-            .map(|ms| Timespec { tv_sec: i64::from(ms / 1000), tv_nsec: i64::from(ms % 1000) * 1_000_000 });
-        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
-        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()).map_err(errno)? {
-            0 => Ok(0),
-            _ => Ok(self.consume_all()),
-        }
+        if wait(&self.epoll, timeout_ms)? { Ok(self.consume_all()) } else { Ok(0) }
     }
 }
 
@@ -148,13 +141,8 @@ pub unsafe extern "C" fn perf_buffer__new(
 /// `buffer` is NULL or a consumer that is not in use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn perf_buffer__free(buffer: *mut PerfBuffer) {
-    call(|| {
-        if !buffer.is_null() {
-            // SAFETY: `perf_buffer__new` gave it away with `Box::into_raw`, and it is given back once (caller).
-            drop(unsafe { Box::from_raw(buffer) });
-        }
-        Ok(())
-    });
+    // SAFETY: `perf_buffer__new` gave it away; the rest is the caller's duty.
+    unsafe { free(buffer) };
 }
 
 /// Waits for samples, at most `timeout_ms` milliseconds (-1 for ever), and consumes them; how many rings had some.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use skep_abi::{AttachType, Errno, ProgType};
 use skep_object::Sec;
 
-use crate::boundary::{call, given, put, status};
+use crate::boundary::{call, getters, given, put, setters, status};
 use crate::handle::Handle;
 use crate::object::{Core, Descriptor, Kept};
 
@@ -136,35 +136,18 @@ impl Program {
     }
 }
 
-macro_rules! getters {
-    ($($(#[$doc:meta])* $function:ident($program:ident) -> $ty:ty = $value:expr;)+) => { $(
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// `program` is NULL or of an open object.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $function(program: *const Program) -> $ty {
-            call(|| {
-                // SAFETY: the caller's duty, passed on.
-                let $program = unsafe { given(program) }?;
-                $value
-            })
-        }
-    )+ };
-}
-
 getters! {
     /// The name of its function.
-    bpf_program__name(program) -> *const c_char = program.c_name.pointer(|| Ok(program.name.clone()));
+    bpf_program__name(program: *const Program) -> *const c_char = program.c_name.pointer(|| Ok(program.name.clone()));
     /// Its section, without a leading `?`.
-    bpf_program__section_name(program) -> *const c_char =
+    bpf_program__section_name(program: *const Program) -> *const c_char =
         program.c_section.pointer(|| program.core.program(program.index, |spec| spec.section.clone()));
     /// Whether it is loaded with the object.
-    bpf_program__autoload(program) -> bool = program.core.program(program.index, |spec| spec.autoload);
+    bpf_program__autoload(program: *const Program) -> bool = program.core.program(program.index, |spec| spec.autoload);
     /// Whether a skeleton attaches it.
-    bpf_program__autoattach(program) -> bool = Ok(program.autoattach.load(Ordering::Relaxed));
+    bpf_program__autoattach(program: *const Program) -> bool = Ok(program.autoattach.load(Ordering::Relaxed));
     /// Its instructions as the object has them, `bpf_program__insn_cnt` times 8 bytes, until the object is closed.
-    bpf_program__insns(program) -> *const c_void = {
+    bpf_program__insns(program: *const Program) -> *const c_void = {
         if program.insns.get().is_none() {
             let insns = program.core.program(program.index, |spec| {
                 spec.insns.iter().map(|insn| u64::from_ne_bytes(insn.to_bytes())).collect()
@@ -175,40 +158,46 @@ getters! {
         Ok(program.insns.get().map_or(std::ptr::null(), |insns| insns.as_ptr().cast()))
     };
     /// How many instructions it has.
-    bpf_program__insn_cnt(program) -> usize = program.core.program(program.index, |spec| spec.insns.len());
+    bpf_program__insn_cnt(program: *const Program) -> usize = program.core.program(program.index, |spec| spec.insns.len());
     /// Its descriptor; `-ENOENT` before it is loaded.
-    bpf_program__fd(program) -> c_int = program.descriptor.number().ok_or(Errno::ENOENT);
+    bpf_program__fd(program: *const Program) -> c_int = program.descriptor.number().ok_or(Errno::ENOENT);
     /// Its type; 0 for a section whose name says none.
-    bpf_program__type(program) -> u32 =
+    bpf_program__type(program: *const Program) -> u32 =
         program.core.program(program.index, |spec| spec.sec.as_ref().map_or(0, |sec| sec.prog_type as u32));
     /// As `bpf_program__type`.
-    bpf_program__get_type(program) -> u32 =
+    bpf_program__get_type(program: *const Program) -> u32 =
         program.core.program(program.index, |spec| spec.sec.as_ref().map_or(0, |sec| sec.prog_type as u32));
     /// What it is verified to be attached to.
-    bpf_program__expected_attach_type(program) -> u32 =
+    bpf_program__expected_attach_type(program: *const Program) -> u32 =
         program.core.program(program.index, |spec| spec.sec.as_ref().map_or(0, |sec| sec.attach_type as u32));
     /// As `bpf_program__expected_attach_type`.
-    bpf_program__get_expected_attach_type(program) -> u32 =
+    bpf_program__get_expected_attach_type(program: *const Program) -> u32 =
         program.core.program(program.index, |spec| spec.sec.as_ref().map_or(0, |sec| sec.attach_type as u32));
     /// `BPF_F_*` of its load.
-    bpf_program__flags(program) -> u32 =
+    bpf_program__flags(program: *const Program) -> u32 =
         program.core.program(program.index, |spec| spec.sec.as_ref().map_or(0, |sec| sec.prog_flags));
     /// How much is logged.
-    bpf_program__log_level(program) -> u32 = Ok(program.log().level);
+    bpf_program__log_level(program: *const Program) -> u32 = Ok(program.log().level);
 }
 
-/// Sets whether it is loaded with the object; `-EBUSY` after load.
-///
-/// # Safety
-/// `program` is NULL or of an open object.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_program__set_autoload(program: *mut Program, autoload: bool) -> c_int {
-    status(|| {
-        // SAFETY: the caller's duty, passed on.
-        let program = unsafe { given(program) }?;
+setters! {
+    /// Sets whether it is loaded with the object; `-EINVAL` after load.
+    bpf_program__set_autoload(program: *mut Program, autoload: bool) = {
         let busy = |errno| if errno == Errno::EBUSY { Errno::EINVAL } else { errno };
         program.core.edit_program(program.index, |spec| spec.autoload = autoload).map_err(busy)
-    })
+    };
+    /// Sets its type; `-EBUSY` after load, `-EINVAL` for a type that there is not.
+    bpf_program__set_type(program: *mut Program, prog_type: u32) = {
+        let prog_type = ProgType::from_u32(prog_type).ok_or(Errno::EINVAL)?;
+        program.change(|sec| sec.prog_type = prog_type)
+    };
+    /// Sets what it is verified to be attached to; `-EBUSY` after load, `-EINVAL` for what there is not.
+    bpf_program__set_expected_attach_type(program: *mut Program, attach_type: u32) = {
+        let attach_type = AttachType::from_u32(attach_type).ok_or(Errno::EINVAL)?;
+        program.change(|sec| sec.attach_type = attach_type)
+    };
+    /// Sets the flags of its load; `-EBUSY` after it.
+    bpf_program__set_flags(program: *mut Program, flags: u32) = program.change(|sec| sec.prog_flags = flags);
 }
 
 /// Sets whether a skeleton attaches it.
@@ -222,44 +211,6 @@ pub unsafe extern "C" fn bpf_program__set_autoattach(program: *mut Program, auto
         unsafe { given(program) }?.autoattach.store(autoattach, Ordering::Relaxed);
         Ok(())
     });
-}
-
-/// Sets its type; `-EBUSY` after load, `-EINVAL` for a type that there is not.
-///
-/// # Safety
-/// `program` is NULL or of an open object.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_program__set_type(program: *mut Program, prog_type: u32) -> c_int {
-    status(|| {
-        // SAFETY: the caller's duty, passed on.
-        let program = unsafe { given(program) }?;
-        let prog_type = ProgType::from_u32(prog_type).ok_or(Errno::EINVAL)?;
-        program.change(|sec| sec.prog_type = prog_type)
-    })
-}
-
-/// Sets what it is verified to be attached to; `-EBUSY` after load, `-EINVAL` for what there is not.
-///
-/// # Safety
-/// `program` is NULL or of an open object.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_program__set_expected_attach_type(program: *mut Program, attach_type: u32) -> c_int {
-    status(|| {
-        // SAFETY: the caller's duty, passed on.
-        let program = unsafe { given(program) }?;
-        let attach_type = AttachType::from_u32(attach_type).ok_or(Errno::EINVAL)?;
-        program.change(|sec| sec.attach_type = attach_type)
-    })
-}
-
-/// Sets the flags of its load; `-EBUSY` after it.
-///
-/// # Safety
-/// `program` is NULL or of an open object.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_program__set_flags(program: *mut Program, flags: u32) -> c_int {
-    // SAFETY: the caller's duty, passed on.
-    status(|| unsafe { given(program) }?.change(|sec| sec.prog_flags = flags))
 }
 
 /// No program is made for a device; `ifindex` is not looked at.

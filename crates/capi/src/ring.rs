@@ -7,13 +7,13 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{PoisonError, RwLock};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use skep::RawMap;
 use skep_abi::Errno;
 use skep_runtime::map::ringbuf::{Query, RingBuf};
 
-use crate::boundary::{call, given, options, status};
-use crate::handle::{self, errno};
+use crate::boundary::{call, free, getters, given, options, status};
+use crate::handle::{self, errno, wait};
 
 /// `ring_buffer_sample_fn`.
 type SampleFn = unsafe extern "C" fn(ctx: *mut c_void, data: *mut c_void, size: usize) -> c_int;
@@ -100,15 +100,8 @@ impl RingBuffer {
             let rings = self.rings.read().unwrap_or_else(PoisonError::into_inner);
             rings.iter().any(|ring| ring.buffer().is_ok_and(RingBuf::is_ready))
         };
-        if !ready {
-            let timeout = u32::try_from(timeout_ms)
-                .ok()
-                .map(|ms| Timespec { tv_sec: i64::from(ms / 1000), tv_nsec: i64::from(ms % 1000) * 1_000_000 });
-            let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
-            let found = epoll::wait(&self.epoll, &mut events, timeout.as_ref()).map_err(errno)?;
-            if found == 0 {
-                return Ok(0);
-            }
+        if !ready && !wait(&self.epoll, timeout_ms)? {
+            return Ok(0);
         }
         self.consume(usize::MAX)
     }
@@ -142,13 +135,8 @@ pub unsafe extern "C" fn ring_buffer__new(
 /// `buffer` is NULL or a consumer that is not in use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ring_buffer__free(buffer: *mut RingBuffer) {
-    call(|| {
-        if !buffer.is_null() {
-            // SAFETY: `ring_buffer__new` gave it away with `Box::into_raw`, and it is given back once (caller).
-            drop(unsafe { Box::from_raw(buffer) });
-        }
-        Ok(())
-    });
+    // SAFETY: `ring_buffer__new` gave it away; the rest is the caller's duty.
+    unsafe { free(buffer) };
 }
 
 /// Adds another map.
@@ -220,39 +208,11 @@ pub unsafe extern "C" fn ring_buffer__ring(buffer: *mut RingBuffer, index: c_uin
     })
 }
 
-macro_rules! ring_getters {
-    ($($(#[$doc:meta])* $function:ident($ring:ident: $pointer:ty) -> $ty:ty = $value:expr;)+) => { $(
-        $(#[$doc])*
-        ///
-        /// # Safety
-        /// `ring` is NULL or of a consumer.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $function(ring: $pointer) -> $ty {
-            call(|| {
-                // SAFETY: the caller's duty, passed on.
-                let $ring = unsafe { given(ring.cast_const()) }?;
-                $value
-            })
-        }
-    )+ };
-}
-
-/// A `const` pointer has no `cast_const`.
-trait CastConst<T> {
-    fn cast_const(self) -> *const T;
-}
-
-impl<T> CastConst<T> for *const T {
-    fn cast_const(self) -> *const T {
-        self
-    }
-}
-
 fn position(ring: &Ring, what: Query) -> Result<usize, Errno> {
     usize::try_from(ring.buffer()?.query(what)).map_err(|_| Errno::E2BIG)
 }
 
-ring_getters! {
+getters! {
     /// How many bytes were consumed since the map was made.
     ring__consumer_pos(ring: *const Ring) -> usize = position(ring, Query::ConsumerPosition);
     /// How many bytes were reserved since the map was made.

@@ -50,6 +50,40 @@ pub struct ProgSkeleton {
     pub link: *mut *mut Link,
 }
 
+/// The tables of maps and programs, as they stand in both kinds of skeletons.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tables {
+    /// How many maps.
+    pub map_cnt: c_int,
+    /// Bytes from one to the next.
+    pub map_skel_sz: c_int,
+    /// The maps.
+    pub maps: *mut MapSkeleton,
+    /// How many programs.
+    pub prog_cnt: c_int,
+    /// Bytes from one to the next.
+    pub prog_skel_sz: c_int,
+    /// The programs.
+    pub progs: *mut ProgSkeleton,
+}
+
+impl Tables {
+    /// # Safety
+    /// The tables are what a generated header made.
+    unsafe fn maps(&self) -> Result<Vec<MapSkeleton>, Errno> {
+        // SAFETY: the caller's duty, passed on.
+        unsafe { rows(self.maps, self.map_cnt, self.map_skel_sz) }
+    }
+
+    /// # Safety
+    /// The tables are what a generated header made.
+    unsafe fn programs(&self) -> Result<Vec<ProgSkeleton>, Errno> {
+        // SAFETY: the caller's duty, passed on.
+        unsafe { rows(self.progs, self.prog_cnt, self.prog_skel_sz) }
+    }
+}
+
 /// `struct bpf_object_skeleton`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -64,18 +98,8 @@ pub struct ObjectSkeleton {
     pub data_sz: usize,
     /// Where the object goes.
     pub obj: *mut *mut Object,
-    /// How many maps.
-    pub map_cnt: c_int,
-    /// Bytes from one to the next.
-    pub map_skel_sz: c_int,
-    /// The maps.
-    pub maps: *mut MapSkeleton,
-    /// How many programs.
-    pub prog_cnt: c_int,
-    /// Bytes from one to the next.
-    pub prog_skel_sz: c_int,
-    /// The programs.
-    pub progs: *mut ProgSkeleton,
+    /// Its maps and programs.
+    pub tables: Tables,
 }
 
 /// `struct bpf_var_skeleton`.
@@ -98,18 +122,8 @@ pub struct ObjectSubskeleton {
     pub sz: usize,
     /// The object, which somebody else opened.
     pub obj: *const Object,
-    /// How many maps.
-    pub map_cnt: c_int,
-    /// Bytes from one to the next.
-    pub map_skel_sz: c_int,
-    /// The maps.
-    pub maps: *mut MapSkeleton,
-    /// How many programs.
-    pub prog_cnt: c_int,
-    /// Bytes from one to the next.
-    pub prog_skel_sz: c_int,
-    /// The programs.
-    pub progs: *mut ProgSkeleton,
+    /// Its maps and programs.
+    pub tables: Tables,
     /// How many variables.
     pub var_cnt: c_int,
     /// Bytes from one to the next.
@@ -137,19 +151,30 @@ unsafe fn rows<T: Copy>(first: *const T, count: c_int, stride: c_int) -> Result<
     Ok((0..count).map(|index| unsafe { row(index).read_unaligned() }).collect())
 }
 
-/// A skeleton, of which at least everything up to the programs is there.
+/// A skeleton or subskeleton, of which at least the known part is there.
 ///
 /// # Safety
-/// `skeleton` is NULL or begins with its size.
-unsafe fn read(skeleton: *const ObjectSkeleton) -> Result<ObjectSkeleton, Errno> {
-    // SAFETY: the caller's duty; what follows the known part is pointers and numbers that are not looked at.
-    let size = unsafe { given(skeleton) }?.sz;
-    if size < size_of::<ObjectSkeleton>() {
-        print::warn(format_args!("a skeleton of {size} bytes, {} are needed", size_of::<ObjectSkeleton>()));
+/// `skeleton` is NULL or begins with its size; `T` is such a struct, `repr(C)`.
+unsafe fn read<T>(skeleton: *const T) -> Result<T, Errno> {
+    // SAFETY: the caller's duty; it is aligned as `calloc` does it.
+    let size = *unsafe { given(skeleton.cast::<usize>()) }?;
+    if size < size_of::<T>() {
+        print::warn(format_args!("a skeleton of {size} bytes, {} are needed", size_of::<T>()));
         return Err(Errno::EINVAL);
     }
-    // SAFETY: at least as long (caller).
+    // SAFETY: at least as long (caller); what follows the known part is pointers and numbers that are not looked at.
     Ok(unsafe { skeleton.read() })
+}
+
+/// Frees what a generated header allocated.
+///
+/// # Safety
+/// Each came from `calloc`, or is NULL, and is not used any more.
+unsafe fn free<const N: usize>(memory: [*mut c_void; N]) {
+    for memory in memory {
+        // SAFETY: the caller's duty, passed on.
+        unsafe { libc::free(memory) };
+    }
 }
 
 /// Writes where a table says, if it does.
@@ -213,9 +238,9 @@ pub unsafe extern "C" fn bpf_object__open_skeleton(skeleton: *mut ObjectSkeleton
         // SAFETY: the caller's duty, passed on.
         let default = unsafe { name(table.name) }?;
         // SAFETY: the caller's duty, passed on.
-        let maps = unsafe { rows(table.maps, table.map_cnt, table.map_skel_sz) }?;
+        let maps = unsafe { table.tables.maps() }?;
         // SAFETY: the caller's duty, passed on.
-        let programs = unsafe { rows(table.progs, table.prog_cnt, table.prog_skel_sz) }?;
+        let programs = unsafe { table.tables.programs() }?;
         // SAFETY: the caller's duty, passed on.
         let object =
             unsafe { object::open(|name| Opened::from_bytes(name.unwrap_or(default), elf), opts, Some(default)) }?;
@@ -258,7 +283,7 @@ pub unsafe extern "C" fn bpf_object__load_skeleton(skeleton: *mut ObjectSkeleton
         let object = unsafe { opened(&table) }?;
         object::load(object)?;
         // SAFETY: the caller's duty, passed on.
-        for row in unsafe { rows(table.maps, table.map_cnt, table.map_skel_sz) }? {
+        for row in unsafe { table.tables.maps() }? {
             // SAFETY: the caller's duty, passed on.
             let map = object.find_map(unsafe { name(row.name) }?)?;
             // SAFETY: the caller's duty, passed on.
@@ -302,7 +327,7 @@ pub unsafe extern "C" fn bpf_object__detach_skeleton(skeleton: *mut ObjectSkelet
 /// The table's pointers are NULL or as their types say.
 unsafe fn detach(table: &ObjectSkeleton) -> Result<(), Errno> {
     // SAFETY: the caller's duty, passed on.
-    for row in unsafe { rows(table.progs, table.prog_cnt, table.prog_skel_sz) }? {
+    for row in unsafe { table.tables.programs() }? {
         if !row.link.is_null() {
             // SAFETY: the caller's duty, passed on.
             let held = unsafe { row.link.replace(std::ptr::null_mut()) };
@@ -326,7 +351,7 @@ pub unsafe extern "C" fn bpf_object__destroy_skeleton(skeleton: *mut ObjectSkele
         // SAFETY: the caller's duty, passed on.
         let table = unsafe { read(skeleton) }?;
         // A table that the header could not make is NULL.
-        if !table.progs.is_null() {
+        if !table.tables.progs.is_null() {
             // SAFETY: the caller's duty, passed on.
             unsafe { detach(&table) }?;
         }
@@ -336,10 +361,8 @@ pub unsafe extern "C" fn bpf_object__destroy_skeleton(skeleton: *mut ObjectSkele
             // SAFETY: as above.
             unsafe { bpf_object__close(object) };
         }
-        for memory in [table.maps.cast::<c_void>(), table.progs.cast(), skeleton.cast()] {
-            // SAFETY: from `calloc`, and nobody uses them any more (caller).
-            unsafe { libc::free(memory) };
-        }
+        // SAFETY: from `calloc`, and nobody uses them any more (caller).
+        unsafe { free([table.tables.maps.cast(), table.tables.progs.cast(), skeleton.cast()]) };
         Ok(())
     });
 }
@@ -352,13 +375,13 @@ pub unsafe extern "C" fn bpf_object__destroy_skeleton(skeleton: *mut ObjectSkele
 pub unsafe extern "C" fn bpf_object__open_subskeleton(skeleton: *mut ObjectSubskeleton) -> c_int {
     status(|| {
         // SAFETY: the caller's duty, passed on.
-        let table = unsafe { read_sub(skeleton) }?;
+        let table = unsafe { read(skeleton) }?;
         // SAFETY: the caller's duty, passed on.
         let object = unsafe { given(table.obj) }?;
         // SAFETY: the caller's duty, passed on.
-        let maps = unsafe { rows(table.maps, table.map_cnt, table.map_skel_sz) }?;
+        let maps = unsafe { table.tables.maps() }?;
         // SAFETY: the caller's duty, passed on.
-        let programs = unsafe { rows(table.progs, table.prog_cnt, table.prog_skel_sz) }?;
+        let programs = unsafe { table.tables.programs() }?;
         // SAFETY: the caller's duty, passed on.
         let variables = unsafe { rows(table.vars, table.var_cnt, table.var_skel_sz) }?;
         // SAFETY: the caller's duty, passed on.
@@ -381,19 +404,6 @@ pub unsafe extern "C" fn bpf_object__open_subskeleton(skeleton: *mut ObjectSubsk
     })
 }
 
-/// # Safety
-/// `skeleton` is NULL or begins with its size.
-unsafe fn read_sub(skeleton: *const ObjectSubskeleton) -> Result<ObjectSubskeleton, Errno> {
-    // SAFETY: the caller's duty.
-    let size = unsafe { given(skeleton) }?.sz;
-    if size < size_of::<ObjectSubskeleton>() {
-        print::warn(format_args!("a subskeleton of {size} bytes, {} are needed", size_of::<ObjectSubskeleton>()));
-        return Err(Errno::EINVAL);
-    }
-    // SAFETY: at least as long (caller).
-    Ok(unsafe { skeleton.read() })
-}
-
 /// Frees a subskeleton and its tables; the object stays. NULL is nothing to do.
 ///
 /// # Safety
@@ -405,11 +415,9 @@ pub unsafe extern "C" fn bpf_object__destroy_subskeleton(skeleton: *mut ObjectSu
             return Ok(());
         }
         // SAFETY: the caller's duty, passed on.
-        let table = unsafe { read_sub(skeleton) }?;
-        for memory in [table.maps.cast::<c_void>(), table.vars.cast(), table.progs.cast(), skeleton.cast()] {
-            // SAFETY: from `calloc`, and nobody uses them any more (caller).
-            unsafe { libc::free(memory) };
-        }
+        let table = unsafe { read(skeleton) }?;
+        // SAFETY: from `calloc`, and nobody uses them any more (caller).
+        unsafe { free([table.tables.maps.cast(), table.vars.cast(), table.tables.progs.cast(), skeleton.cast()]) };
         Ok(())
     });
 }

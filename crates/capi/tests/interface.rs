@@ -18,7 +18,7 @@ use skep_capi::object::open::OpenOpts;
 use skep_capi::perf::PerfBufferOpts;
 use skep_capi::ring::RingBufferOpts;
 use skep_capi::skeleton::{
-    LinkedMapSkeleton, MapSkeleton, ObjectSkeleton, ObjectSubskeleton, ProgSkeleton, VarSkeleton,
+    LinkedMapSkeleton, MapSkeleton, ObjectSkeleton, ObjectSubskeleton, ProgSkeleton, Tables, VarSkeleton,
 };
 use skep_capi::test_run::TestRunOpts;
 
@@ -43,6 +43,13 @@ macro_rules! layout {
     };
 }
 
+/// With the fields of the tables that begin at `at`.
+fn with_tables(mut layout: Layout, at: usize) -> Layout {
+    let tables = layout!("", Tables, map_cnt map_skel_sz maps prog_cnt prog_skel_sz progs);
+    layout.fields.extend(tables.fields.into_iter().map(|(field, offset, size)| (field, at + offset, size)));
+    layout
+}
+
 fn layouts() -> Vec<Layout> {
     let mut linked = layout!("bpf_map_skeleton", MapSkeleton, name map mmaped);
     linked.size = size_of::<LinkedMapSkeleton>();
@@ -61,11 +68,15 @@ fn layouts() -> Vec<Layout> {
             excl_prog_hash_size),
         linked,
         layout!("bpf_prog_skeleton", ProgSkeleton, name prog link),
-        layout!("bpf_object_skeleton", ObjectSkeleton, sz name data data_sz obj map_cnt map_skel_sz maps prog_cnt prog_skel_sz
-            progs),
+        with_tables(
+            layout!("bpf_object_skeleton", ObjectSkeleton, sz name data data_sz obj),
+            offset_of!(ObjectSkeleton, tables),
+        ),
         layout!("bpf_var_skeleton", VarSkeleton, name map addr),
-        layout!("bpf_object_subskeleton", ObjectSubskeleton, sz obj map_cnt map_skel_sz maps prog_cnt prog_skel_sz progs
-            var_cnt var_skel_sz vars),
+        with_tables(
+            layout!("bpf_object_subskeleton", ObjectSubskeleton, sz obj var_cnt var_skel_sz vars),
+            offset_of!(ObjectSubskeleton, tables),
+        ),
     ]
 }
 

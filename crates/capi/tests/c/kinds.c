@@ -8,20 +8,10 @@
 #include <bpf/libbpf.h>
 
 #include "check.h"
+#include "said.h"
 
 #define KINDS "crates/capi/tests/c/kinds.bpf.o"
 #define CONFIG "# what a kernel has\nCONFIG_HZ=250\nCONFIG_BPF=y\nCONFIG_NAME=\"A name\"\nCONFIG_OTHER=m\n"
-
-static char said[1 << 16];
-
-static int listen(enum libbpf_print_level level, const char *format, va_list args)
-{
-	size_t used = strlen(said);
-
-	if (level != LIBBPF_DEBUG)
-		vsnprintf(said + used, sizeof(said) - used, format, args);
-	return 0;
-}
 
 static struct bpf_object *open_kinds(const char *config)
 {

@@ -10,20 +10,10 @@
 #include <bpf/libbpf.h>
 
 #include "check.h"
+#include "said.h"
 
 #define DATA "crates/object/tests/c/data.bpf.o"
 #define FIREWALL "examples/xdp_firewall.bpf.o"
-
-static char said[1 << 16];
-
-static int listen(enum libbpf_print_level level, const char *format, va_list args)
-{
-	size_t used = strlen(said);
-
-	if (level != LIBBPF_DEBUG)
-		vsnprintf(said + used, sizeof(said) - used, format, args);
-	return 0;
-}
 
 static sigjmp_buf escape;
 
