@@ -22,6 +22,10 @@ pub const PSEUDO_MAP_VALUE: u8 = 2;
 pub const PSEUDO_BTF_ID: u8 = 3;
 /// `src` of an `ld_imm64` whose `imm` is the distance to a function, in slots from the next slot.
 pub const PSEUDO_FUNC: u8 = 4;
+/// `src` of an `ld_imm64` whose `imm` is an index into the `fd_array` of its load. Objects have none.
+pub const PSEUDO_MAP_IDX: u8 = 5;
+/// The same, whose second `imm` is an offset into the value.
+pub const PSEUDO_MAP_IDX_VALUE: u8 = 6;
 /// `src` of a call whose `imm` is the distance to a function, in slots from the next slot.
 pub const PSEUDO_CALL: u8 = 1;
 /// `src` of a call whose `imm` is an index into [`ProgramSpec::kfuncs`].

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use skep_abi::{ProgType, RawInsn};
 use skep_jit::Role;
+use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use skep_object::{MapKind, Poisoned, ProgramSpec, SlotTarget};
 use skep_runtime::ctx::CtxType;
 use skep_runtime::map::prog_array::{ProgArray, SlotWatcher};
@@ -300,12 +301,10 @@ fn fill_prog_arrays(
 /// the immediates of map references (`bpf_prog_calc_tag`; SHA-256 since Linux 6.18).
 fn tag(insns: &[RawInsn]) -> [u8; 8] {
     const LD_IMM64: u8 = 0x18;
-    const MAP_FD: u8 = 1;
-    const MAP_VALUE: u8 = 2;
     let mut hash = Sha256::new();
     let mut in_map_reference = false;
     for insn in insns {
-        let first = insn.code == LD_IMM64 && (insn.src == MAP_FD || insn.src == MAP_VALUE);
+        let first = insn.code == LD_IMM64 && matches!(insn.src, PSEUDO_MAP_FD | PSEUDO_MAP_VALUE);
         let imm = if first || in_map_reference { 0 } else { insn.imm };
         hash.update(RawInsn { imm, ..*insn }.to_bytes());
         in_map_reference = first;

@@ -4,6 +4,7 @@
 //! is the context, r7 the result of the last call, and nothing else lives across a call. Kernel counterpart: none.
 
 use skep_abi::RawInsn;
+use skep_object::spec::PSEUDO_MAP_IDX_VALUE;
 
 use crate::error::{Error, Result};
 
@@ -16,7 +17,6 @@ pub(super) const CTX: u8 = 6;
 pub(super) const RESULT: u8 = 7;
 
 const LD_IMM64: u8 = 0x18;
-const PSEUDO_MAP_IDX_VALUE: u8 = 6;
 const LDX_W: u8 = 0x61;
 const LDX_DW: u8 = 0x79;
 const STX_H: u8 = 0x6b;

@@ -4,7 +4,9 @@
 //! numbers that a run gets. Kernel counterpart: `bpf_gen__prog_load`, tools/lib/bpf/gen_loader.c, 6.18.
 
 use skep_abi::{AttachType, ProgType, RawInsn};
-use skep_object::spec::{PSEUDO_BTF_ID, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use skep_object::spec::{
+    PSEUDO_BTF_ID, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_IDX, PSEUDO_MAP_IDX_VALUE, PSEUDO_MAP_VALUE,
+};
 use skep_object::{KsymRef, ProgramSpec, Sec};
 
 use super::attr::{self, Attr, ctx, prog};
@@ -12,8 +14,6 @@ use super::code::Forward;
 use super::{Loader, Slots};
 use crate::error::{Error, Result};
 
-const PSEUDO_MAP_IDX: u8 = 5;
-const PSEUDO_MAP_IDX_VALUE: u8 = 6;
 const CALL: u8 = 0x85;
 const KIND_FUNC: i32 = 12;
 const KIND_VAR: i32 = 14;

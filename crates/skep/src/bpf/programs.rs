@@ -11,7 +11,9 @@ use std::sync::Arc;
 use skep_abi::map_flags::BPF_F_RDONLY_PROG;
 use skep_abi::{AttachType, Errno, MapType, ProgType, RawInsn};
 use skep_btf::{Btf, CoreRelo, CoreReloKind, FuncInfo, Kind, LineInfo, StrOff, TypeId};
-use skep_object::spec::{PSEUDO_BTF_ID, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use skep_object::spec::{
+    PSEUDO_BTF_ID, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_IDX, PSEUDO_MAP_IDX_VALUE, PSEUDO_MAP_VALUE,
+};
 use skep_object::{KsymRef, ObjectSpec, ProgramSpec, Sec};
 use skep_runtime::map::{Map, MapInfo};
 use skep_runtime::syscall::UserMemory;
@@ -37,8 +39,6 @@ const MAX_LICENSE: usize = 128;
 const MAX_RECORD: u32 = 252;
 /// Levels 1 and 2, statistics, fixed size.
 const LOG_LEVELS: u32 = 15;
-const PSEUDO_MAP_IDX: u8 = 5;
-const PSEUDO_MAP_IDX_VALUE: u8 = 6;
 const CALL: u8 = 0x85;
 
 /// Where the last member of BPF_LINK_CREATE ends (`target_btf_id`).
