@@ -3,8 +3,6 @@
 //!
 //! The C side is examples/request_filter/request_filter.bpf.c. Run with `cargo run -p skep --example embedder`.
 
-use std::borrow::Cow;
-
 use skep::{CtxField, CtxFieldKind, CtxLayout, Engine, Object, Slot, UserContext};
 
 /// What a program gets in r1; `struct request` of the C source.
@@ -48,14 +46,7 @@ unsafe impl UserContext for Request {
             CtxField::new("body", 16, 8, CtxFieldKind::PacketData),
             CtxField::new("body_end", 24, 8, CtxFieldKind::PacketEnd),
         ];
-        CtxLayout {
-            name: Cow::Borrowed("request"),
-            btf_name: Cow::Borrowed("request"),
-            size: 32,
-            rt_size: 32,
-            fields: Cow::Owned(fields),
-            region: None,
-        }
+        CtxLayout::new("request", 32, fields)
     }
 
     fn packet(&self) -> Option<(u64, u64)> {

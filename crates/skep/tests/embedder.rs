@@ -1,6 +1,5 @@
 //! An embedder's own context and helpers: verified and run as the built-in ones, in both modes.
 
-use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use skep::{
@@ -26,14 +25,7 @@ unsafe impl UserContext for Message {
             CtxField::new("body", 16, 8, CtxFieldKind::PacketData),
             CtxField::new("body_end", 24, 8, CtxFieldKind::PacketEnd),
         ];
-        CtxLayout {
-            name: Cow::Borrowed("message"),
-            btf_name: Cow::Borrowed("message"),
-            size: 32,
-            rt_size: 32,
-            fields: Cow::Owned(fields),
-            region: None,
-        }
+        CtxLayout::new("message", 32, fields)
     }
 
     fn packet(&self) -> Option<(u64, u64)> {

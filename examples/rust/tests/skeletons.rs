@@ -1,7 +1,5 @@
 //! The generated Rust skeleton of every example, used: variables set before load, programs run, maps and variables read.
 
-use std::borrow::Cow;
-
 use skep::{CtxField, CtxFieldKind, CtxLayout, Engine, Skb, UserContext, Xdp, XdpAction};
 use skep_examples::{
     percpu_counters, request_filter, socket_dns, tc_flows, xdp_dispatch, xdp_dispatch_stages, xdp_firewall,
@@ -76,14 +74,7 @@ unsafe impl UserContext for Request {
             CtxField::new("body", 16, 8, CtxFieldKind::PacketData),
             CtxField::new("body_end", 24, 8, CtxFieldKind::PacketEnd),
         ];
-        CtxLayout {
-            name: Cow::Borrowed("request"),
-            btf_name: Cow::Borrowed("request"),
-            size: 32,
-            rt_size: 32,
-            fields: Cow::Owned(fields),
-            region: None,
-        }
+        CtxLayout::new("request", 32, fields)
     }
 
     fn packet(&self) -> Option<(u64, u64)> {

@@ -231,6 +231,19 @@ pub enum CtxAccess<'a> {
 }
 
 impl CtxLayout {
+    /// The structure `name` of `size` bytes, whose fields are their own storage.
+    #[must_use]
+    pub fn new(name: &'static str, size: u32, fields: Vec<CtxField>) -> Self {
+        Self {
+            name: Cow::Borrowed(name),
+            btf_name: Cow::Borrowed(name),
+            size,
+            rt_size: size,
+            fields: Cow::Owned(fields),
+            region: None,
+        }
+    }
+
     /// What an access of `size` bytes at `offset` reaches, or `None`: `invalid bpf_context access off=… size=…`.
     #[must_use]
     pub fn find(&self, offset: u32, size: u32, write: bool) -> Option<CtxAccess<'_>> {
