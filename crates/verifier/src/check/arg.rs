@@ -287,25 +287,18 @@ impl Env<'_> {
             if arg.kind == ArgKind::PtrToDynptr && reg.base() == Base::Stack {
                 return Ok(());
             }
-            if reg.is_pointer() && reg.off != 0 {
-                let text = "must have zero offset when passed to release func or trusted arg to kfunc";
-                return Err(reject!(self, EINVAL, "R{n} {text}"));
-            }
-            return self.check_unmodified(&reg, n);
+            return self.check_released(&reg, n);
         }
-        match reg.base() {
-            Base::Stack
-            | Base::Packet
-            | Base::PacketMeta
-            | Base::MapKey
-            | Base::MapValue
-            | Base::Mem
-            | Base::Buf
-            | Base::Arena
-            | Base::BtfId
-            | Base::Scalar => Ok(()),
-            _ => self.check_unmodified(&reg, n),
+        if reg.base() == Base::BtfId || may_have_offset(reg.base()) { Ok(()) } else { self.check_unmodified(&reg, n) }
+    }
+
+    /// What is given back is what was acquired, with nothing added to it.
+    pub(crate) fn check_released(&mut self, reg: &Reg, n: u8) -> Check {
+        if reg.is_pointer() && reg.off != 0 {
+            let text = "must have zero offset when passed to release func or trusted arg to kfunc";
+            return Err(reject!(self, EINVAL, "R{n} {text}"));
         }
+        self.check_unmodified(reg, n)
     }
 
     /// The pointer is as it was given: nothing added to it.
@@ -581,6 +574,22 @@ impl Env<'_> {
         }
         Err(reject!(self, EINVAL, "string is not zero-terminated"))
     }
+}
+
+/// Whether what is passed may have an offset, to helpers and kernel functions alike.
+pub(super) fn may_have_offset(base: Base) -> bool {
+    matches!(
+        base,
+        Base::Stack
+            | Base::Packet
+            | Base::PacketMeta
+            | Base::MapKey
+            | Base::MapValue
+            | Base::Mem
+            | Base::Buf
+            | Base::Arena
+            | Base::Scalar
+    )
 }
 
 /// Which way a helper uses its memory.

@@ -8,7 +8,7 @@ use skep_abi::helper::{ArgKind, ArgType, TypeFlags};
 use skep_abi::kfunc::{KERNEL_TYPES, KfuncArg, KfuncProto, NewDynptr, flags as kf};
 
 use crate::check::Access;
-use crate::check::arg::CallMeta;
+use crate::check::arg::{CallMeta, may_have_offset};
 use crate::env::{Check, Env, reject};
 use crate::print::type_name;
 use crate::spec::{FieldKind, RecordField};
@@ -119,27 +119,15 @@ impl Env<'_> {
     /// Which pointers may have an offset when they are passed.
     fn check_kfunc_offset(&mut self, n: u8, reg: &Reg, arg: KfuncArg, meta: &KfuncMeta) -> Check {
         if meta.proto.has(kf::RELEASE) && reg.is_pointer() && reg.ref_obj_id != 0 {
-            if reg.off != 0 {
-                let text = "must have zero offset when passed to release func or trusted arg to kfunc";
-                return Err(reject!(self, EINVAL, "R{n} {text}"));
-            }
-            return self.check_unmodified(reg, n);
+            return self.check_released(reg, n);
         }
         match reg.base() {
             Base::BtfId => {
                 let fixed = Reg { off: reg.off.min(0), ..*reg };
                 self.check_unmodified(&fixed, n)
             }
-            Base::Stack
-            | Base::Packet
-            | Base::PacketMeta
-            | Base::MapKey
-            | Base::MapValue
-            | Base::Mem
-            | Base::Buf
-            | Base::Arena
-            | Base::Scalar
-            | Base::NotInit => Ok(()),
+            Base::NotInit => Ok(()),
+            base if may_have_offset(base) => Ok(()),
             Base::Dynptr if matches!(arg, KfuncArg::Dynptr | KfuncArg::DynptrOrNull) => Ok(()),
             _ => self.check_unmodified(reg, n),
         }
