@@ -493,6 +493,22 @@ pub(crate) enum Language {
     Rust,
 }
 
+/// What code is generated of, and how.
+#[derive(Args)]
+pub(crate) struct Code {
+    /// The object file
+    pub(crate) object: PathBuf,
+    /// `name NAME`: what the generated code is called; the file's name unless given
+    #[arg(value_name = "name NAME")]
+    pub(crate) words: Vec<String>,
+    /// The language
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) lang: Language,
+    /// C: also define the types of the object's variables
+    #[arg(long)]
+    pub(crate) types: bool,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Gen {
     /// A skeleton: the object embedded, with its maps, programs and global variables as fields
@@ -505,17 +521,8 @@ Examples:
         /// A light skeleton: instead of the object, a program of type syscall that loads it
         #[arg(short = 'L', long)]
         use_loader: bool,
-        /// The object file
-        object: PathBuf,
-        /// `name NAME`: what the skeleton is called; the file's name unless given
-        #[arg(value_name = "name NAME")]
-        words: Vec<String>,
-        /// The language
-        #[arg(long, value_enum, default_value_t)]
-        lang: Language,
-        /// C: also define the types of the object's variables
-        #[arg(long)]
-        types: bool,
+        #[command(flatten)]
+        code: Code,
     },
     /// A subskeleton: for code that is linked into an object and knows only its own variables, maps and programs
     #[command(after_help = "\
@@ -525,19 +532,7 @@ Examples:
 
 Variables of .percpu sections are left out: a subskeleton opens an object that is loaded, and their image is what there is
 before that.")]
-    Subskeleton {
-        /// The object file
-        object: PathBuf,
-        /// `name NAME`: what the subskeleton is called; the file's name unless given
-        #[arg(value_name = "name NAME")]
-        words: Vec<String>,
-        /// The language
-        #[arg(long, value_enum, default_value_t)]
-        lang: Language,
-        /// C: also define the types of the object's variables
-        #[arg(long)]
-        types: bool,
-    },
+    Subskeleton(Code),
     /// One object of several: link them statically, with their types, data and maps
     #[command(after_help = "\
 Examples:

@@ -6,38 +6,38 @@ use anyhow::{Context, Result, bail};
 use skep_object::{LinkInput, ObjectSpec};
 use skep_skel::COptions;
 
-use crate::args::{Gen, Language};
+use crate::args::{Code, Gen, Language};
 use crate::exit::usage;
 use crate::{input, output};
 
 pub(crate) fn run(command: &Gen) -> Result<()> {
     match command {
-        Gen::Skeleton { use_loader, object, words, lang, types } => {
-            let (spec, elf, ident) = open(object, words)?;
-            let options = COptions { define_types: *types };
-            let text = match (lang, use_loader) {
+        Gen::Skeleton { use_loader, code } => {
+            let (spec, elf, ident) = open(code)?;
+            let options = COptions { define_types: code.types };
+            let text = match (code.lang, use_loader) {
                 (Language::C, false) => skep_skel::c_skeleton(&spec, &elf, &ident, &options),
                 (Language::C, true) => skep_skel::c_light_skeleton(&spec, &ident, &options),
                 (Language::Rust, false) => skep_skel::rust_skeleton(&spec, &elf, &ident),
                 (Language::Rust, true) => skep_skel::rust_light_skeleton(&spec, &ident),
             };
-            output::print(&text.with_context(|| object.display().to_string())?)
+            output::print(&text.with_context(|| code.object.display().to_string())?)
         }
-        Gen::Subskeleton { object, words, lang, types } => {
-            let (spec, _, ident) = open(object, words)?;
-            let text = match lang {
-                Language::C => skep_skel::c_subskeleton(&spec, &ident, &COptions { define_types: *types }),
+        Gen::Subskeleton(code) => {
+            let (spec, _, ident) = open(code)?;
+            let text = match code.lang {
+                Language::C => skep_skel::c_subskeleton(&spec, &ident, &COptions { define_types: code.types }),
                 Language::Rust => skep_skel::rust_subskeleton(&spec, &ident),
             };
-            output::print(&text.with_context(|| object.display().to_string())?)
+            output::print(&text.with_context(|| code.object.display().to_string())?)
         }
         Gen::Object { output, inputs } => link(output, inputs),
     }
 }
 
 /// The object, its bytes, and what the generated code is called.
-fn open(path: &Path, words: &[String]) -> Result<(ObjectSpec, Vec<u8>, String)> {
-    let name = match words {
+fn open(Code { object: path, words, .. }: &Code) -> Result<(ObjectSpec, Vec<u8>, String)> {
+    let name = match words.as_slice() {
         [] => None,
         [keyword, name] if keyword == "name" => Some(name.as_str()),
         _ => return usage("expected `name NAME`, or nothing for the file's name"),

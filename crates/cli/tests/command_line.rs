@@ -39,6 +39,14 @@ fn fails(line: &str, status: i32, message: &str) {
     assert!(!errors.contains("panicked"), "{line}: {errors}");
 }
 
+/// What a command line printed that must succeed.
+#[track_caller]
+fn succeeds(line: &str) -> Output {
+    let output = words(line);
+    assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+    output
+}
+
 #[test]
 fn wrong_usage_is_2() {
     fails("", 2, "Usage");
@@ -110,16 +118,14 @@ fn a_cut_capture_runs_to_its_last_whole_packet() {
 #[test]
 fn help_has_examples() {
     for line in ["--help", "run --help", "verify --help", "prog dump xlated --help", "btf dump --help"] {
-        let output = words(line);
-        assert_eq!(output.status.code(), Some(0), "{line}");
+        let output = succeeds(line);
         assert!(stdout(&output).contains("Examples:"), "{line}: {}", stdout(&output));
     }
 }
 
 #[test]
 fn the_readmes_command_prints_actions_and_maps() {
-    let output = words("run examples/xdp_firewall.bpf.o --pcap examples/pcaps/mixed.pcap --maps");
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = succeeds("run examples/xdp_firewall.bpf.o --pcap examples/pcaps/mixed.pcap --maps");
     let text = stdout(&output);
     for needed in ["XDP_DROP", "XDP_PASS", "XDP_ABORTED", "ns/packet", "verdicts (percpu_array", "sources (hash"] {
         assert!(text.contains(needed), "no {needed} in:\n{text}");
@@ -135,8 +141,7 @@ fn actions(json: &Value) -> Vec<(String, u64)> {
 #[test]
 fn run_as_json_has_the_promised_shape() {
     let line = "run examples/xdp_firewall.bpf.o --pcap examples/pcaps/mixed.pcap --maps --stats -j";
-    let output = words(line);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = succeeds(line);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["program"], "firewall");
     assert_eq!(json["packets"], 44);
@@ -167,8 +172,7 @@ fn interpreter_and_threads_give_the_same_actions_and_packets() {
                 "run examples/{object}.bpf.o {more} --pcap examples/pcaps/mixed.pcap -j {mode} --write {}",
                 out.display()
             );
-            let output = words(&line);
-            assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+            let output = succeeds(&line);
             let json: Value = serde_json::from_slice(&output.stdout).unwrap();
             seen.push((actions(&json), std::fs::read(&out).unwrap()));
         }
@@ -192,8 +196,7 @@ fn constants_and_maps_can_be_set() {
         "run examples/xdp_firewall.bpf.o --pcap examples/pcaps/icmp.pcap -j --maps --map blocked_sources={}",
         rules.path().display()
     );
-    let output = words(&line);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = succeeds(&line);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(actions(&json), [("XDP_DROP".to_owned(), 4)]);
     let map = json["maps"].as_array().unwrap().iter().find(|map| map["name"] == "blocked_sources").unwrap();
@@ -203,8 +206,7 @@ fn constants_and_maps_can_be_set() {
 #[test]
 fn verify_answers_for_several_objects() {
     let objects = "examples/xdp_firewall.bpf.o examples/tc_flows.bpf.o";
-    let output = words(&format!("verify {objects}"));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = succeeds(&format!("verify {objects}"));
     assert!(stdout(&output).contains("2 programs, 2 accepted, 0 not"), "{}", stdout(&output));
 
     let output = words(&format!("verify -j {objects} nothere.bpf.o"));
@@ -321,20 +323,17 @@ fn saved_verdicts_are_compared() {
     let folder = tempfile::tempdir().unwrap();
     let saved = folder.path().join("saved.csv");
     std::fs::write(&saved, words("verify examples/xdp_firewall.bpf.o -o csv").stdout).unwrap();
-    let output = words(&format!("verify -C {0} {0}", saved.display()));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = succeeds(&format!("verify -C {0} {0}", saved.display()));
     assert!(stdout(&output).contains("+0 (+0.00%)"), "{}", stdout(&output));
 }
 
 #[test]
 fn dumps_show_the_program() {
-    let xlated = words("prog dump xlated examples/tc_flows.bpf.o linum opcodes");
-    assert_eq!(xlated.status.code(), Some(0), "{}", stderr(&xlated));
+    let xlated = succeeds("prog dump xlated examples/tc_flows.bpf.o linum opcodes");
     let text = stdout(&xlated);
     assert!(text.contains("int count_flows(struct __sk_buff * skb):"), "{text}");
     assert!(text.contains("tc_flows.bpf.c line_num:"), "{text}");
-    let jited = words("prog dump jited examples/tc_flows.bpf.o");
-    assert_eq!(jited.status.code(), Some(0), "{}", stderr(&jited));
+    let jited = succeeds("prog dump jited examples/tc_flows.bpf.o");
     assert!(stdout(&jited).contains("ret"), "{}", stdout(&jited));
     let json: Value = serde_json::from_slice(&words("prog dump xlated examples/tc_flows.bpf.o -j").stdout).unwrap();
     assert!(json.as_array().unwrap().len() > 20);
@@ -343,8 +342,7 @@ fn dumps_show_the_program() {
 #[test]
 fn tail_calls_are_spelled_out() {
     let calls = |program: &str| {
-        let output = words(&format!("prog dump xlated examples/xdp_dispatch.bpf.o name {program}"));
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let output = succeeds(&format!("prog dump xlated examples/xdp_dispatch.bpf.o name {program}"));
         let text = stdout(&output);
         let calls = text.lines().filter(|line| line.contains("tail_call ")).map(|line| line.split_once(' ').unwrap().1);
         calls.map(|line| line.trim().to_owned()).collect::<Vec<_>>()
@@ -369,8 +367,7 @@ fn tail_calls_are_spelled_out() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn a_cached_tail_call_loads_the_target_and_nothing_else() {
-    let output = words("prog dump jited examples/xdp_dispatch.bpf.o name parse_ipv4");
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = succeeds("prog dump jited examples/xdp_dispatch.bpf.o name parse_ipv4");
     let text = stdout(&output);
     let code: Vec<&str> = text.lines().filter_map(|line| line.split_once(":\t")).map(|(_, insn)| insn).collect();
     // The array has five slots: an immediate.
@@ -423,8 +420,7 @@ fn completions_and_features() {
 
 #[test]
 fn skeletons_in_both_languages() {
-    let c = words("gen skeleton examples/percpu_counters.bpf.o name counters");
-    assert_eq!(c.status.code(), Some(0), "{}", stderr(&c));
+    let c = succeeds("gen skeleton examples/percpu_counters.bpf.o name counters");
     assert!(stdout(&c).contains("struct counters__percpu {"), "{}", stdout(&c));
     let rust = words("gen skeleton examples/percpu_counters.bpf.o --lang rust");
     assert!(stdout(&rust).contains("pub mod percpu_counters_bpf"), "{}", stdout(&rust));
@@ -481,8 +477,7 @@ fn map_elements_by_command() {
 #[test]
 fn iterators_write_to_standard_output() {
     let object = "crates/skep/tests/data/map_iter.bpf.o";
-    let output = words(&format!("run {object} --iter dump=slots"));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = succeeds(&format!("run {object} --iter dump=slots"));
     assert_eq!(stdout(&output), "slots has 4 entries\n0: 0\n1: 0\n2: 0\n3: 0\nend after 3\n");
     // Beside a run, after its table.
     let ctx = tempfile::NamedTempFile::new().unwrap();
@@ -513,10 +508,8 @@ fn objects_are_linked_into_one() {
     let out = folder.path().join("all.bpf.o");
     let shown = out.display();
     let link = "crates/object/tests/c/link";
-    let output = words(&format!("gen object {shown} {link}/main.bpf.o {link}/lib.bpf.o"));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let output = words(&format!("verify {shown}"));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    succeeds(&format!("gen object {shown} {link}/main.bpf.o {link}/lib.bpf.o"));
+    succeeds(&format!("verify {shown}"));
     let before = std::fs::read(&out).unwrap();
     fails(&format!("gen object {shown} {link}/lib.bpf.o {link}/clash_twice.bpf.o"), 3, "is defined twice");
     fails(&format!("gen object {shown} {link}/lib.bpf.o nothere.o"), 3, "nothere.o");
