@@ -133,7 +133,7 @@ impl Bench {
             Err(RunError::Fault(fault)) => Ended::Fault(fault.kind),
             Err(error) => return Err(error.to_string()),
         };
-        let contents = input.contents(&self.maps.borrow(), &program.xlated().used_maps);
+        let contents = self.contents(program, input);
         Ok(Watched { ended, packet, contents })
     }
 
@@ -147,7 +147,7 @@ impl Bench {
         let attr = TestRunAttr { data_in: &input.packet, data_size_out, ..TestRunAttr::default() };
         match program.test_run_raw(&attr) {
             Ok(result) => {
-                let contents = input.contents(&self.maps.borrow(), &program.xlated().used_maps);
+                let contents = self.contents(program, input);
                 Ok(Some(Outcome { retval: result.retval, packet: result.data_out, contents }))
             }
             Err(skep_runtime::TestRunError::Refused(_)) => Ok(None),
@@ -157,8 +157,14 @@ impl Bench {
 
     fn fill(&self, program: &Program, input: &Input) -> Result<(), String> {
         let cpus = self.engine.cpus().n_possible();
-        let filled = input.fill(&self.maps.borrow(), &program.xlated().used_maps, cpus);
+        let maps = self.maps.borrow();
+        let filled = input.fill(&program.xlated().used_maps, cpus, |map, key, value| maps[map].update(key, value, 0));
         filled.map_err(|errno| format!("filling the maps: {errno}"))
+    }
+
+    fn contents(&self, program: &Program, input: &Input) -> Contents {
+        let maps = self.maps.borrow();
+        input.contents(&program.xlated().used_maps, |map, key| maps[map].lookup(key, 0))
     }
 }
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use skep_abi::{Errno, MapType};
 
 use crate::generate::MAPS;
-use crate::kernel;
 use crate::random::Random;
 
 /// Lengths at which packet checks tip over.
@@ -67,47 +66,32 @@ fn compared(map: usize) -> bool {
 }
 
 impl Input {
-    /// Puts the values into our maps, of those that `used` names.
+    /// Puts the values into the maps that `used` names, by number.
     ///
     /// # Errors
-    /// The errno of a map.
-    pub fn fill(&self, maps: &[skep_runtime::map::Map], used: &[u32], cpus: usize) -> Result<(), Errno> {
+    /// The first of `update`.
+    pub fn fill(
+        &self,
+        used: &[u32],
+        cpus: usize,
+        update: impl Fn(usize, &[u8], &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         for &map in used {
             let at = map as usize;
             let copies = if MAPS[at].map_type == MapType::PercpuArray { cpus } else { 1 };
             for (key, value) in &self.maps[at] {
-                maps[at].update(key, &value.repeat(copies), 0)?;
+                update(at, key, &value.repeat(copies))?;
             }
         }
         Ok(())
     }
 
-    /// Puts the values into the kernel's maps.
-    ///
-    /// # Errors
-    /// The errno of a map.
-    pub fn fill_kernel(&self, maps: &[kernel::Map], used: &[u32], cpus: usize) -> Result<(), Errno> {
-        for &map in used {
-            let at = map as usize;
-            let copies = if MAPS[at].map_type == MapType::PercpuArray { cpus } else { 1 };
-            for (key, value) in &self.maps[at] {
-                maps[at].update(key, &value.repeat(copies), 0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What our maps hold now.
-    #[must_use]
-    pub fn contents(&self, maps: &[skep_runtime::map::Map], used: &[u32]) -> Contents {
+    /// What the maps hold now.
+    pub fn contents(&self, used: &[u32], lookup: impl Fn(usize, &[u8]) -> Result<Vec<u8>, Errno>) -> Contents {
         let wanted = used.iter().map(|map| *map as usize).filter(|map| compared(*map));
-        wanted.flat_map(|at| self.maps[at].keys().map(move |key| maps[at].lookup(key, 0).ok())).collect()
-    }
-
-    /// What the kernel's maps hold now.
-    #[must_use]
-    pub fn kernel_contents(&self, maps: &[kernel::Map], used: &[u32]) -> Contents {
-        let wanted = used.iter().map(|map| *map as usize).filter(|map| compared(*map));
-        wanted.flat_map(|at| self.maps[at].keys().map(move |key| maps[at].lookup(key, 0).ok())).collect()
+        wanted
+            .flat_map(|at| self.maps[at].keys().map(move |key| (at, key)))
+            .map(|(at, key)| lookup(at, key).ok())
+            .collect()
     }
 }

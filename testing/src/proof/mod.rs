@@ -244,9 +244,10 @@ fn in_kernel(
     used: &[u32],
 ) -> Result<Option<Outcome>, String> {
     let maps = kernel.maps(program).map_err(|errno| errno.to_string())?;
-    input.fill_kernel(maps, used, possible_cpus()).map_err(|errno| format!("filling the kernel's maps: {errno}"))?;
+    let filled = input.fill(used, possible_cpus(), |map, key, value| maps[map].update(key, value, 0));
+    filled.map_err(|errno| format!("filling the kernel's maps: {errno}"))?;
     let run = TestRun { data: &input.packet, data_out: input.packet.len() + 4096, ..TestRun::default() };
     let Ok(result) = loaded.test_run(&run) else { return Ok(None) };
-    let contents = input.kernel_contents(maps, used);
+    let contents = input.contents(used, |map, key| maps[map].lookup(key, 0));
     Ok(Some(Outcome { retval: result.retval, packet: result.data, contents }))
 }
