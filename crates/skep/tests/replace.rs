@@ -84,7 +84,7 @@ fn every_run_sees_one_whole_version() {
     settle(&engine);
     let now = resident();
     println!("resident pages: {base} after a quarter of {} swaps, {now} after all of them", swaps());
-    // Exact is tests/replace_memory.rs; after few swaps the allocator has not seen the worst moments yet.
+    // Exact is testing/tests/replace_memory.rs; after few swaps the allocator has not seen the worst moments yet.
     let slack = if swaps() < 50_000 { 64 } else { 0 };
     assert!(now <= base + base / 100 + slack, "resident pages grew from {base} to {now}");
 }

@@ -1,33 +1,13 @@
 //! Replacing programs leaves nothing behind: not on the heap, in code memory, or in per-CPU memory. Ten bytes per swap
 //! that stay are noticed.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use skep::{Engine, Object, Version, Xdp, XdpBuff};
 use skep_runtime::map::Slot;
-
-/// The system's allocator, counting bytes in use.
-struct Counting;
-
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's duties, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's duties, passed on.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
+use skep_testing::counting::{Counting, bytes_in_use};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -60,7 +40,7 @@ fn settled(engine: &Engine, touch: &dyn Fn(), enough: impl Fn(Use) -> bool) -> U
     for _ in 0..400 {
         std::thread::sleep(Duration::from_millis(5));
         let memory = engine.memory_use();
-        least = least.min((BYTES.load(Ordering::Relaxed), memory.code, memory.per_cpu));
+        least = least.min((bytes_in_use(), memory.code, memory.per_cpu));
         if enough(least) {
             break;
         }
@@ -69,7 +49,7 @@ fn settled(engine: &Engine, touch: &dyn Fn(), enough: impl Fn(Use) -> bool) -> U
 }
 
 fn open(name: &str) -> Object {
-    Object::open(format!("{}/tests/data/{name}.bpf.o", env!("CARGO_MANIFEST_DIR"))).expect("committed")
+    Object::open(format!("{}/../crates/skep/tests/data/{name}.bpf.o", env!("CARGO_MANIFEST_DIR"))).expect("committed")
 }
 
 fn object(number: i32) -> Object {
