@@ -1,27 +1,10 @@
 //! C skeletons of every committed object: compiled as C and C++, with warnings as errors.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+mod inputs;
 
+use inputs::{COMPILERS, objects};
 use skep_skel::{COptions, c_skeleton, c_subskeleton, object_ident};
-
-fn objects() -> Vec<(String, Vec<u8>)> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let mut out = Vec::new();
-    for folder in ["examples", "crates/object/tests/c"] {
-        for entry in std::fs::read_dir(format!("{root}/{folder}")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if name.ends_with(".bpf.o") {
-                out.push((name, std::fs::read(&path).unwrap()));
-            }
-        }
-    }
-    out.sort();
-    assert!(out.len() > 10);
-    out
-}
 
 fn skeleton(name: &str, elf: &[u8], define_types: bool) -> String {
     let object = skep_object::parse(elf, name).unwrap();
@@ -40,16 +23,9 @@ fn compile(what: &str, header: &str, program: &str) -> usize {
     std::fs::write(&path, header).unwrap();
     let source = format!("#include \"{}\"\n{program}", path.display());
     let mut ran = 0;
-    for (compiler, language) in [("gcc", "c"), ("clang-19", "c"), ("g++", "c++"), ("clang++-19", "c++")] {
-        let child = Command::new(compiler)
-            .args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", language, "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let Ok(mut child) = child else { continue };
-        child.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
-        let out = child.wait_with_output().unwrap();
-        assert!(out.status.success(), "{what} with {compiler}: {}", String::from_utf8_lossy(&out.stderr));
+    for with in COMPILERS {
+        let Some((compiles, messages)) = inputs::compile(with, &source) else { continue };
+        assert!(compiles, "{what} with {}: {messages}", with.0);
         ran += 1;
     }
     ran

@@ -1,27 +1,17 @@
 //! Light skeletons of every committed object: compiled as C and C++, with warnings as errors.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+mod inputs;
 
+use inputs::{COMPILERS, compile};
 use skep_object::ObjectSpec;
 use skep_skel::{COptions, Error, c_light_skeleton, loader, object_ident, rust_light_skeleton};
 
-fn objects() -> Vec<(String, ObjectSpec)> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let mut out = Vec::new();
-    for folder in ["examples", "crates/object/tests/c"] {
-        for entry in std::fs::read_dir(format!("{root}/{folder}")).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if name.ends_with(".bpf.o") {
-                let object = skep_object::parse(&std::fs::read(&path).unwrap(), &name).unwrap();
-                out.push((name, object));
-            }
-        }
-    }
-    out.sort_by(|a, b| a.0.cmp(&b.0));
-    out
+fn objects() -> impl Iterator<Item = (String, ObjectSpec)> {
+    inputs::objects().into_iter().map(|(name, elf)| {
+        let object = skep_object::parse(&elf, &name).unwrap();
+        (name, object)
+    })
 }
 
 /// An object with the programs that a loader can load; `None` for one that cannot be loaded at all.
@@ -38,21 +28,9 @@ fn lightable(mut object: ObjectSpec) -> Option<ObjectSpec> {
 #[test]
 fn every_light_skeleton_compiles_as_c_and_cxx() {
     let header = "#include <errno.h>\n#include <string.h>\n#include <bpf/skel_internal.h>\n";
-    let compilers = [("gcc", "c"), ("clang-19", "c"), ("g++", "c++"), ("clang++-19", "c++")];
-    let compile = |(compiler, language): (&str, &str), source: &str| {
-        let mut child = Command::new(compiler)
-            .args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", language, "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .ok()?;
-        child.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
-        let out = child.wait_with_output().unwrap();
-        Some((out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned()))
-    };
     // libbpf's own header must compile there; it is no C++ in every version.
     let usable: Vec<_> =
-        compilers.into_iter().filter(|with| compile(*with, header).is_some_and(|(compiles, _)| compiles)).collect();
+        COMPILERS.into_iter().filter(|with| compile(*with, header).is_some_and(|(compiles, _)| compiles)).collect();
     println!("compilers: {usable:?}");
     let mut ran = 0;
     for (name, object) in objects() {
@@ -76,7 +54,7 @@ fn every_light_skeleton_compiles_as_c_and_cxx() {
 
 #[test]
 fn the_struct_is_the_one_that_the_loader_fills() {
-    let (_, object) = objects().into_iter().find(|(name, _)| name == "percpu_counters.bpf.o").unwrap();
+    let (_, object) = objects().find(|(name, _)| name == "percpu_counters.bpf.o").unwrap();
     let text = c_light_skeleton(&object, "counters", &COptions::default()).unwrap();
     for part in [
         "struct counters {\n\tstruct bpf_loader_ctx ctx;\n\tstruct {\n\t\tstruct bpf_map_desc percpu;\n\t\tstruct bpf_map_desc \
@@ -98,7 +76,7 @@ fn the_struct_is_the_one_that_the_loader_fills() {
 
 #[test]
 fn what_only_libbpf_can_load_is_refused_by_name() {
-    let (_, object) = objects().into_iter().find(|(name, _)| name == "request_filter.bpf.o").unwrap();
+    let (_, object) = objects().find(|(name, _)| name == "request_filter.bpf.o").unwrap();
     let error = loader(&object).unwrap_err();
     assert_eq!(error.to_string(), "program 'filter' cannot be in a light skeleton: its section names no program type");
 }
