@@ -393,27 +393,30 @@ static int mappings(void)
 	return count;
 }
 
-/* A closed object's maps go when no run can be in them any more, which is soon: what stays after 10 s was leaked. */
-static int mappings_left(void)
+/* A closed object's maps, and the files that some of them have, go when no run can be in them any more, which is soon: what
+ * stays after 10 s was leaked. */
+static int settled(int (*count)(void), int wanted)
 {
-	for (int i = 0; i < 1000 && mappings(); i++)
+	for (int i = 0; i < 1000 && count() != wanted; i++)
 		poll(NULL, 0, 10);
-	return mappings();
+	return count();
 }
 
 static void threads(void)
 {
-	int open_before = descriptors();
 	pthread_t all[4];
+	int open_before;
 
+	SAME(settled(mappings, 0), 0);
+	open_before = descriptors();
 	shared = load_kinds();
 	for (long i = 0; i < 4; i++)
 		SAME(pthread_create(&all[i], NULL, work, (void *)i), 0);
 	for (int i = 0; i < 4; i++)
 		SAME(pthread_join(all[i], NULL), 0);
 	bpf_object__close(shared);
-	SAME(descriptors(), open_before);
-	SAME(mappings_left(), 0);
+	SAME(settled(mappings, 0), 0);
+	SAME(settled(descriptors, open_before), open_before);
 }
 
 int main(void)
