@@ -22,7 +22,7 @@ const fn v(major: u8, minor: u8) -> KernelVersion {
 }
 
 /// The oldest release that the tables know.
-pub const OLDEST: KernelVersion = v(5, 15);
+const OLDEST: KernelVersion = v(5, 15);
 
 /// Program types.
 const PROG_TYPES: &[(ProgType, KernelVersion)] = &[(ProgType::Netfilter, v(6, 4))];

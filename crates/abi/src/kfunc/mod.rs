@@ -21,8 +21,8 @@ pub struct KfuncProto {
     pub ret: KfuncRet,
     /// `KF_*` ([`flags`]).
     pub flags: u32,
-    /// Who may call it ([`hooks`]).
-    pub hooks: u32,
+    /// Who may call it: groups of program types.
+    hooks: u32,
 }
 
 impl KfuncProto {
@@ -70,45 +70,45 @@ pub mod flags {
 }
 
 /// Groups of program types that functions are registered for.
-pub mod hooks {
+mod hooks {
     use crate::types::ProgType;
 
     /// XDP.
-    pub const XDP: u32 = 1 << 0;
+    pub(super) const XDP: u32 = 1 << 0;
     /// TC classifiers.
-    pub const TC: u32 = 1 << 1;
+    pub(super) const TC: u32 = 1 << 1;
     /// TC actions.
-    pub const ACT: u32 = 1 << 2;
+    pub(super) const ACT: u32 = 1 << 2;
     /// Stream parsers.
-    pub const SK_SKB: u32 = 1 << 3;
+    pub(super) const SK_SKB: u32 = 1 << 3;
     /// Socket filters.
-    pub const SOCKET: u32 = 1 << 4;
+    pub(super) const SOCKET: u32 = 1 << 4;
     /// Light-weight tunnels.
-    pub const LWT: u32 = 1 << 5;
+    pub(super) const LWT: u32 = 1 << 5;
     /// Control groups.
-    pub const CGROUP: u32 = 1 << 6;
+    pub(super) const CGROUP: u32 = 1 << 6;
     /// `syscall` programs.
-    pub const SYSCALL: u32 = 1 << 7;
+    pub(super) const SYSCALL: u32 = 1 << 7;
     /// Tracing, tracepoints and perf events.
-    pub const TRACING: u32 = 1 << 8;
+    pub(super) const TRACING: u32 = 1 << 8;
     /// Kprobes.
-    pub const KPROBE: u32 = 1 << 9;
+    pub(super) const KPROBE: u32 = 1 << 9;
     /// Netfilter.
-    pub const NETFILTER: u32 = 1 << 10;
+    pub(super) const NETFILTER: u32 = 1 << 10;
     /// `struct_ops`.
-    pub const STRUCT_OPS: u32 = 1 << 11;
+    pub(super) const STRUCT_OPS: u32 = 1 << 11;
     /// Types for which nothing is registered of their own.
-    pub const OTHER: u32 = 1 << 12;
+    pub(super) const OTHER: u32 = 1 << 12;
     /// Every type.
-    pub const ALL: u32 = (1 << 13) - 1;
+    pub(super) const ALL: u32 = (1 << 13) - 1;
     /// What the general functions are registered for.
-    pub const GENERIC: u32 = XDP | TC | CGROUP | SYSCALL | TRACING | STRUCT_OPS;
+    pub(super) const GENERIC: u32 = XDP | TC | CGROUP | SYSCALL | TRACING | STRUCT_OPS;
     /// Types with a socket buffer as their context.
-    pub const SKB: u32 = TC | ACT | SK_SKB | SOCKET | CGROUP | LWT | NETFILTER;
+    pub(super) const SKB: u32 = TC | ACT | SK_SKB | SOCKET | CGROUP | LWT | NETFILTER;
 
     /// The group that a program type belongs to.
     #[must_use]
-    pub const fn of(prog: ProgType) -> u32 {
+    pub(super) const fn of(prog: ProgType) -> u32 {
         match prog {
             ProgType::Xdp => XDP,
             ProgType::SchedCls => TC,

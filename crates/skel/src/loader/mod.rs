@@ -44,14 +44,12 @@ pub struct LoaderProgram {
 impl LoaderProgram {
     /// Where the context has the descriptor of a map, by its place in the object. `max_entries` is 4 bytes further, the
     /// address of an initial value 8.
-    #[must_use]
-    pub fn map_fd_at(map: usize) -> usize {
+    fn map_fd_at(map: usize) -> usize {
         (ctx::LEN as usize).saturating_add(map.saturating_mul(ctx::MAP_LEN as usize))
     }
 
     /// Where the context of an object with so many maps has the descriptor of a program, by its place in the object.
-    #[must_use]
-    pub fn prog_fd_at(maps: usize, program: usize) -> usize {
+    fn prog_fd_at(maps: usize, program: usize) -> usize {
         Self::map_fd_at(maps).saturating_add(program.saturating_mul(ctx::PROG_LEN as usize))
     }
 }

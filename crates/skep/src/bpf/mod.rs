@@ -14,10 +14,7 @@ mod types;
 pub use light::{Light, LightError, LightSkeleton};
 pub(crate) use table::Table;
 
-use std::sync::Arc;
-
 use skep_abi::Errno;
-use skep_btf::Btf;
 use skep_runtime::Program;
 use skep_runtime::map::Map;
 use skep_runtime::syscall::{Syscalls, UserMemory};
@@ -81,14 +78,6 @@ impl Engine {
     /// As for [`Engine::map_of_fd`].
     pub fn program_of_fd(&self, fd: u32) -> Result<Program, Errno> {
         self.fds().program(fd)
-    }
-
-    /// The types that a descriptor stands for.
-    ///
-    /// # Errors
-    /// As for [`Engine::map_of_fd`].
-    pub fn btf_of_fd(&self, fd: u32) -> Result<Arc<Btf>, Errno> {
-        self.fds().btf(fd)
     }
 
     /// A descriptor for a map.
