@@ -238,6 +238,10 @@ fn predict(op: JmpOp, width: Width, dst: &Reg, src: &Reg) -> Option<bool> {
 /// Gives every linked scalar what is now known of `known`.
 fn sync_linked(state: &mut State, known: u8, linked: &[Linked]) {
     let known_reg = state.frame().regs[known as usize];
+    if known_reg.id == 0 {
+        // It was one too many; there may be others without an id among those that were linked.
+        return;
+    }
     let depth = state.depth();
     for l in linked {
         let frame = l.frame as usize;
