@@ -14,7 +14,8 @@ use skep_abi::{AttachType, ProgType};
 use skep_sync::{CpuGuard, CpuId, CpuSet, SyncError};
 use thiserror::Error;
 
-use super::{ProgInner, Program, RunError, enter_code};
+use super::version::{ProgInner, enter_code};
+use super::{Program, RunError};
 use crate::ctx::{Context, CtxType};
 use crate::engine::EngineState;
 use crate::interp::Witness;
