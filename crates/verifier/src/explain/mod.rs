@@ -3,6 +3,7 @@
 //! Owns the explanation, which is derived from the rejection and from the path that was being walked. Invariant: nothing here
 //! decides anything; each sentence names a fact of the verifier's state. The form is that of Linux 7.3.
 
+mod branches;
 mod classes;
 mod describe;
 mod render;
@@ -94,7 +95,7 @@ pub(crate) fn explain(env: &Env<'_>, trace: &Trace, refused: &Reject) -> Explana
 
 /// Adds what drives the loop that the path is in: its condition, and where the operands come from.
 pub(crate) fn add_loop(env: &Env<'_>, trace: &Trace, out: &mut Explanation) {
-    let Some((index, count)) = slice::hottest_condition(env, trace) else { return };
+    let Some((index, count)) = branches::hottest_condition(env, trace) else { return };
     let steps = trace.steps();
     // A loop fills the path; chains of branches do not.
     if count < steps.len() / 50 {
@@ -318,7 +319,7 @@ impl<'e, 'a, 'm> Facts<'e, 'a, 'm> {
         match self.class.subject {
             Subject::None => return Vec::new(),
             Subject::Hot => return self.hot(),
-            Subject::Branches => return slice::decisions(env, trace, 0),
+            Subject::Branches => return branches::decisions(env, trace, 0),
             Subject::Held => return self.since_taken(),
             Subject::Reg | Subject::Zero | Subject::Second => {
                 let Some(n) = self.number() else { return Vec::new() };
@@ -344,7 +345,7 @@ impl<'e, 'a, 'm> Facts<'e, 'a, 'm> {
         // Nothing made the value: then it is the way here that says why.
         if found.iter().all(|f| f.role == Role::Entry) && self.class.category == Category::Uninitialized {
             let mut all = found;
-            all.extend(slice::decisions(env, trace, 0));
+            all.extend(branches::decisions(env, trace, 0));
             return all;
         }
         found
@@ -372,7 +373,7 @@ impl<'e, 'a, 'm> Facts<'e, 'a, 'm> {
             };
             found.push(Found::new(at, Role::Value, what));
         }
-        found.extend(slice::decisions(self.env, self.trace, first.unwrap_or(0)));
+        found.extend(branches::decisions(self.env, self.trace, first.unwrap_or(0)));
         found
     }
 
