@@ -178,12 +178,6 @@ pub struct InsnFacts {
     pub loop_inline: bool,
     /// A conditional jump that is always taken, or never; `None` when both were seen.
     pub only_taken: Option<bool>,
-    /// A speculation barrier is wanted before it (unprivileged mode).
-    pub nospec: bool,
-    /// Pointer arithmetic must be masked for speculation (unprivileged mode).
-    pub sanitize: bool,
-    /// A scalar `alu_limit` for `sanitize`.
-    pub alu_limit: u32,
 }
 
 /// A subprogram.
