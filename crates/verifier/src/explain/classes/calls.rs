@@ -204,7 +204,7 @@ pub(super) const ROWS: &[Class] = &[
         "calling kernel function {name} is not allowed",
         "this kernel function is not there",
         "{name}() is not a kernel function that this engine has for programs of this type.",
-        "`skep feature` and docs/parity/verifier.md say which kernel functions there are.",
+        "docs/parity/helpers.md says which kernel functions there are.",
     ),
     row(
         C::Call,
