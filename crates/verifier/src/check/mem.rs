@@ -121,7 +121,12 @@ impl Env<'_> {
             let reg = self.reg_mut(dst.number());
             if reg.is_scalar() && size < 8 {
                 if sign_extend {
+                    let keeps_its_value = reg.bounds.u64.max >> (size * 8 - 1) == 0;
                     reg.bounds.sign_extend(size * 8);
+                    if !keeps_its_value {
+                        // Not in the kernel, which takes a part of a spilled scalar for linked to the whole.
+                        reg.unlink();
+                    }
                 } else {
                     reg.bounds.truncate(size);
                 }
