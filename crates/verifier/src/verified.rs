@@ -402,7 +402,7 @@ impl Verified {
         self.stats
     }
 
-    /// What the program uses that this engine cannot run. [`crate::rewrite`] refuses a program that has any, so that
+    /// What the program uses that this engine cannot run. [`crate::rewrite()`] refuses a program that has any, so that
     /// what is accepted and what is run are two things by type.
     #[must_use]
     pub fn needs(&self) -> &[Need] {

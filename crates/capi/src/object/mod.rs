@@ -1,7 +1,7 @@
 //! `struct bpf_object`: an object file with its programs and maps, before and after load.
 //!
 //! Owns the pointers that C holds: an object has its programs and maps in boxes that never move, so a pointer to one is good
-//! until `bpf_object__close`. Invariant: every change goes through the lock of [`Core`], so calls of several threads
+//! until `bpf_object__close`. Invariant: every change goes through the lock of `Core`, so calls of several threads
 //! are whole; a load makes all of it or nothing, and is tried once. Counterpart: `struct bpf_object`,
 //! tools/lib/bpf/libbpf.c, 6.18.
 
