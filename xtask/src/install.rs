@@ -10,7 +10,7 @@ use crate::objects::target_folder;
 use crate::shell::{cargo, root, run, step};
 
 /// Headers, as they lie in the crate.
-const HEADERS: [&str; 3] = ["skep.h", "bpf/bpf.h", "bpf/libbpf.h"];
+const HEADERS: [&str; 4] = ["skep.h", "bpf/bpf.h", "bpf/libbpf.h", "bpf/skel_internal.h"];
 
 /// Builds the library and puts it, its headers and a pkg-config file below `prefix`; below `destdir` first, if given.
 pub(crate) fn run_for(prefix: &Path, destdir: Option<&Path>, debug: bool) -> Result<()> {

@@ -29,7 +29,8 @@
  *   Every function may be called by any thread, except that nobody uses an object that is being closed. A CPU is a virtual
  *   one: a thread gets a free one for the time of a run.
  *
- * Nothing attaches: a program runs when bpf_prog_test_run_opts() runs it.
+ * Nothing attaches to a kernel: a program runs when bpf_prog_test_run_opts() runs it. An iterator is attached to a map and an
+ * extension to a function of another program, in this process.
  */
 #ifndef SKEP_H
 #define SKEP_H
@@ -477,7 +478,44 @@ struct bpf_object_subskeleton {
 LIBBPF_API int bpf_object__open_subskeleton(struct bpf_object_subskeleton *s);
 LIBBPF_API void bpf_object__destroy_subskeleton(struct bpf_object_subskeleton *s);
 
-/* ---- attaching and pinning: refused with EOPNOTSUPP ------------------------------------------------------------ */
+/* What bpf/skel_internal.h calls for light skeletons; see there. */
+LIBBPF_API int skep_load_and_run(void *ctx, const void *data, __u32 data_sz, const void *insns, __u32 insns_sz,
+				 const char **errstr);
+LIBBPF_API void *skep_light_data(const void *value, size_t mmap_sz, size_t value_sz);
+LIBBPF_API int skep_light_data_free(void *data); /* 0 for NULL */
+
+/* ---- links: iterators over maps, and extensions in the place of functions --------------------------------------- */
+
+struct bpf_iter_attach_opts {
+	size_t sz;
+	union bpf_iter_link_info *link_info; /* the map's descriptor */
+	__u32 link_info_len;
+	size_t : 0;
+};
+#define bpf_iter_attach_opts__last_field link_info_len
+
+/* EBADF without a map, EACCES if the program reaches further than its elements. */
+LIBBPF_API struct bpf_link *bpf_program__attach_iter(const struct bpf_program *prog,
+						     const struct bpf_iter_attach_opts *opts);
+/* What the iterator writes, to be read and closed. The walk is over on return: its error is this call's. */
+LIBBPF_API int bpf_iter_create(int link_fd);
+
+/*
+ * An extension (SEC("freplace/...")) is verified for one function, chosen before load: of the program target_fd, the one that
+ * is named or that the section names. It is attached to that one: with 0 and NULL, or by its name.
+ */
+LIBBPF_API int bpf_program__set_attach_target(struct bpf_program *prog, int attach_prog_fd,
+					      const char *attach_func_name);
+LIBBPF_API struct bpf_link *bpf_program__attach_freplace(const struct bpf_program *prog, int target_fd,
+							 const char *attach_func_name);
+/* An extension; for an iterator EBADF, for what hangs on a kernel EOPNOTSUPP. A skeleton's attach does the same. */
+LIBBPF_API struct bpf_link *bpf_program__attach(const struct bpf_program *prog);
+
+LIBBPF_API int bpf_link__destroy(struct bpf_link *link); /* puts the function back; 0 for NULL */
+LIBBPF_API void bpf_link__disconnect(struct bpf_link *link); /* bpf_link__destroy leaves it attached */
+LIBBPF_API int bpf_link__fd(const struct bpf_link *link);
+
+/* ---- attaching to a kernel, and pinning: refused with EOPNOTSUPP ------------------------------------------------ */
 
 struct bpf_perf_event_opts;
 struct bpf_kprobe_opts;
@@ -493,9 +531,7 @@ struct bpf_cgroup_opts;
 struct bpf_netfilter_opts;
 struct bpf_tcx_opts;
 struct bpf_netkit_opts;
-struct bpf_iter_attach_opts;
 
-LIBBPF_API struct bpf_link *bpf_program__attach(const struct bpf_program *prog);
 LIBBPF_API struct bpf_link *bpf_program__attach_perf_event(const struct bpf_program *prog, int pfd);
 LIBBPF_API struct bpf_link *bpf_program__attach_perf_event_opts(const struct bpf_program *prog, int pfd,
 								const struct bpf_perf_event_opts *opts);
@@ -536,25 +572,15 @@ LIBBPF_API struct bpf_link *bpf_program__attach_cgroup_opts(const struct bpf_pro
 LIBBPF_API struct bpf_link *bpf_program__attach_netns(const struct bpf_program *prog, int netns_fd);
 LIBBPF_API struct bpf_link *bpf_program__attach_sockmap(const struct bpf_program *prog, int map_fd);
 LIBBPF_API struct bpf_link *bpf_program__attach_xdp(const struct bpf_program *prog, int ifindex);
-LIBBPF_API struct bpf_link *bpf_program__attach_freplace(const struct bpf_program *prog, int target_fd,
-							 const char *attach_func_name);
 LIBBPF_API struct bpf_link *bpf_program__attach_netfilter(const struct bpf_program *prog,
 							  const struct bpf_netfilter_opts *opts);
 LIBBPF_API struct bpf_link *bpf_program__attach_tcx(const struct bpf_program *prog, int ifindex,
 						    const struct bpf_tcx_opts *opts);
 LIBBPF_API struct bpf_link *bpf_program__attach_netkit(const struct bpf_program *prog, int ifindex,
 						       const struct bpf_netkit_opts *opts);
-LIBBPF_API struct bpf_link *bpf_program__attach_iter(const struct bpf_program *prog,
-						     const struct bpf_iter_attach_opts *opts);
 LIBBPF_API struct bpf_link *bpf_map__attach_struct_ops(const struct bpf_map *map);
-LIBBPF_API int bpf_program__set_attach_target(struct bpf_program *prog, int attach_prog_fd,
-					      const char *attach_func_name);
 
-/* There is never a link, so these get NULL. */
-LIBBPF_API int bpf_link__destroy(struct bpf_link *link); /* 0 for NULL */
-LIBBPF_API int bpf_link__detach(struct bpf_link *link);
-LIBBPF_API void bpf_link__disconnect(struct bpf_link *link);
-LIBBPF_API int bpf_link__fd(const struct bpf_link *link);
+LIBBPF_API int bpf_link__detach(struct bpf_link *link); /* as the kernel has it for these links */
 LIBBPF_API struct bpf_link *bpf_link__open(const char *path);
 LIBBPF_API int bpf_link__pin(struct bpf_link *link, const char *path);
 LIBBPF_API int bpf_link__unpin(struct bpf_link *link);

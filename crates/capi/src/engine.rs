@@ -46,7 +46,8 @@ pub(crate) fn engine() -> Result<Engine, Errno> {
         Some(vcpus) => Some(vcpus),
         None => vcpus_of_environment()?,
     };
-    let mut builder = Engine::builder().mode(mode);
+    // Descriptors of maps that loader programs make are mapped as those of an object's are.
+    let mut builder = Engine::builder().mode(mode).share_data();
     if let Some(vcpus) = vcpus {
         builder = builder.vcpus(vcpus);
     }

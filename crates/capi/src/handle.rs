@@ -14,7 +14,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::event::{Timespec, epoll};
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
 use rustix::io::fcntl_dupfd_cloexec;
-use skep::{Program, RawMap};
+use skep::{RawMap, RawProgram};
 use skep_abi::Errno;
 use skep_runtime::map::array::Array;
 
@@ -22,7 +22,11 @@ use skep_runtime::map::array::Array;
 #[derive(Clone)]
 pub(crate) enum Target {
     Map(RawMap),
-    Program(Program),
+    Program(RawProgram),
+    /// The link of an iterator and the map that it walks.
+    Iterator(RawProgram, RawMap),
+    /// The link of an extension that is in its place.
+    Extension,
 }
 
 /// Device and inode of a file.
@@ -69,8 +73,13 @@ impl Handle {
     }
 
     /// A descriptor of a program.
-    pub(crate) fn of_program(program: &Program) -> Result<Self, Errno> {
+    pub(crate) fn of_program(program: &RawProgram) -> Result<Self, Errno> {
         Self::new(Target::Program(program.clone()), None, &format!("skep-prog:{}", program.name()))
+    }
+
+    /// A descriptor of a link.
+    pub(crate) fn of_link(target: Target) -> Result<Self, Errno> {
+        Self::new(target, None, "skep-link")
     }
 
     fn new(target: Target, file: Option<OwnedFd>, name: &str) -> Result<Self, Errno> {
@@ -166,16 +175,29 @@ pub(crate) fn target(fd: c_int) -> Result<Target, Errno> {
 pub(crate) fn map(fd: c_int) -> Result<RawMap, Errno> {
     match target(fd)? {
         Target::Map(map) => Ok(map),
-        Target::Program(_) => Err(Errno::EINVAL),
+        _ => Err(Errno::EINVAL),
     }
 }
 
 /// The program with this number; `EINVAL` for a map's.
-pub(crate) fn program(fd: c_int) -> Result<Program, Errno> {
+pub(crate) fn program(fd: c_int) -> Result<RawProgram, Errno> {
     match target(fd)? {
         Target::Program(program) => Ok(program),
-        Target::Map(_) => Err(Errno::EINVAL),
+        _ => Err(Errno::EINVAL),
     }
+}
+
+/// A descriptor of a file in memory that holds these bytes, to be read from their beginning.
+pub(crate) fn of_bytes(bytes: &[u8], name: &str) -> Result<c_int, Errno> {
+    use rustix::fs::SealFlags;
+    use std::io::{Seek as _, Write as _};
+    let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(errno)?;
+    let mut file = std::fs::File::from(above_standard(file)?);
+    let written = file.write_all(bytes).and_then(|()| file.rewind());
+    written.map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    // A file that cannot be sealed is only less guarded.
+    let _ = rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK);
+    Ok(file.into_raw_fd())
 }
 
 /// Everything that has a descriptor.

@@ -39,11 +39,11 @@ fn map_info(map: &Map) -> MapInfo {
 
 /// # Safety
 /// In `wanted`, each list is NULL or has room for as many as the number beside it says.
-unsafe fn prog_info(program: &skep::Program, wanted: &ProgInfo) -> Result<ProgInfo, Errno> {
+unsafe fn prog_info(program: &skep::RawProgram, wanted: &ProgInfo) -> Result<ProgInfo, Errno> {
     let stats = program.stats();
     let maps = program.map_ids();
     let xlated: Vec<u8> = program.xlated().insns.iter().flat_map(|insn| insn.to_bytes()).collect();
-    let code = program.listing().map(|code| code.bytes()).unwrap_or_default();
+    let code = program.attached::<skep::Code>().map(|code| code.bytes()).unwrap_or_default();
     let length = |n: usize| u32::try_from(n).map_err(|_| Errno::E2BIG);
     let mut tag = [0; 8];
     for (at, byte) in tag.iter_mut().enumerate() {
@@ -102,6 +102,8 @@ unsafe fn get_info(fd: c_int, info: *mut c_void, len: *mut u32) -> Result<(), Er
     let known = match &target {
         Target::Map(_) => size_of::<MapInfo>(),
         Target::Program(_) => size_of::<ProgInfo>(),
+        // Nothing is told of links.
+        Target::Iterator(..) | Target::Extension => return Err(Errno::EINVAL),
     };
     if given.iter().skip(known).any(|&byte| byte != 0) {
         return Err(Errno::E2BIG);
@@ -123,6 +125,7 @@ unsafe fn get_info(fd: c_int, info: *mut c_void, len: *mut u32) -> Result<(), Er
             // SAFETY: as above.
             unsafe { info.cast::<u8>().copy_from_nonoverlapping((&raw const found).cast(), written) };
         }
+        Target::Iterator(..) | Target::Extension => return Err(Errno::EINVAL),
     }
     // SAFETY: not NULL (checked), a number (caller).
     unsafe { put(len, u32::try_from(written).map_err(|_| Errno::E2BIG)?) };
@@ -160,14 +163,14 @@ fn next_id(start: u32, id: impl Fn(&Target) -> Option<u32>) -> Result<u32, Errno
 fn map_id(target: &Target) -> Option<u32> {
     match target {
         Target::Map(map) => Some(map.id()),
-        Target::Program(_) => None,
+        _ => None,
     }
 }
 
 fn program_id(target: &Target) -> Option<u32> {
     match target {
-        Target::Map(_) => None,
         Target::Program(program) => Some(program.id()),
+        _ => None,
     }
 }
 

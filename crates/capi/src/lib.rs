@@ -2,7 +2,7 @@
 //!
 //! Owns the functions that `include/skep.h` declares, so that a program written against `bpf/libbpf.h`, `bpf/bpf.h` and a
 //! skeleton of `bpftool gen skeleton` builds and runs unchanged. Invariant: no panic and no exception crosses the border,
-//! NULL is an error and not a crash, and what cannot be done here is refused by name ([`link`]). Counterpart: libbpf 1.x.
+//! NULL is an error and not a crash, and what cannot be done here is refused by name ([`refused`]). Counterpart: libbpf 1.x.
 //!
 //! This crate is for C; Rust programs use crate `skep`. Its library is installed as `libskep` (`cargo xtask install`).
 
@@ -26,9 +26,11 @@ pub mod ring;
 pub mod info;
 
 pub mod engine;
+pub mod light;
 pub mod link;
 pub mod names;
 pub mod print;
+pub mod refused;
 
 mod boundary;
 mod handle;

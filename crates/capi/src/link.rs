@@ -1,28 +1,60 @@
-//! Attaching, which nothing here does.
+//! Links: what attaches inside of this process, an iterator to the map that it walks and an extension to the function that it
+//! replaces.
 //!
-//! A program of this library runs in this process, when it is told to (`bpf_prog_test_run_opts`); it hangs on no event of
-//! a kernel. Invariant: a call that would attach, pin or look into a kernel says so and returns `EOPNOTSUPP`; none of
-//! them pretends. Counterpart: `bpf_program__attach`, tools/lib/bpf/libbpf.c, 6.18.
+//! Invariant: an extension is in its place exactly as long as its `struct bpf_link` is not destroyed; what attaches to a
+//! kernel is refused ([`refused`](crate::refused)). Counterpart: `struct bpf_link`, tools/lib/bpf/libbpf.c, 6.18.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use skep_abi::{Errno, ProgType};
+use skep::Replacement;
+use skep_abi::{AttachType, Errno, ProgType};
 
-use crate::boundary::{call, given, status};
-use crate::map::Map;
-use crate::object::Object;
-use crate::print;
+use crate::boundary::{bytes, call, given, name, options, status};
+use crate::handle::{self, Handle, Target};
+use crate::print::{self, chain};
 use crate::program::Program;
+use crate::refused::{NO_HOOKS, nothing_to_attach_to, unsupported};
 
-/// `struct bpf_link`: there is none, as nothing attaches.
+/// `struct bpf_link`.
 #[derive(Debug)]
-pub enum Link {}
+pub struct Link {
+    descriptor: Handle,
+    /// What keeps an extension in its place.
+    extension: Option<Replacement>,
+    is_disconnected: AtomicBool,
+}
 
-/// What a skeleton would do with a program: nothing if it is attached by hand, otherwise it cannot.
-pub(crate) fn attach_by_section(program: &Program) -> Result<(), Errno> {
+impl Link {
+    fn new(target: Target, extension: Option<Replacement>) -> Result<*mut Self, Errno> {
+        let descriptor = Handle::of_link(target)?;
+        Ok(Box::into_raw(Box::new(Self { descriptor, extension, is_disconnected: AtomicBool::new(false) })))
+    }
+}
+
+/// `struct bpf_iter_attach_opts`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct IterAttachOpts {
+    /// Bytes of this struct.
+    pub sz: usize,
+    /// A `union bpf_iter_link_info`, which begins with the map's descriptor.
+    pub link_info: *const c_void,
+    /// Bytes of the union.
+    pub link_info_len: u32,
+}
+
+/// Attaches a program to what its section, or a choice before load, says; nothing for a program that is attached by hand.
+///
+/// # Errors
+/// `EBADF` for an iterator, whose map nobody names; `EOPNOTSUPP` for a place in a kernel.
+pub(crate) fn attach_by_section(program: &Program) -> Result<Option<*mut Link>, Errno> {
     use ProgType::{Ext, Kprobe, Lsm, RawTracepoint, RawTracepointWritable, Tracepoint, Tracing};
-    match program.wants_attach()? {
-        Some((Kprobe | Tracepoint | RawTracepoint | RawTracepointWritable | Tracing | Lsm | Ext, target)) => {
+    let Some(sec) = program.sec()? else { return Ok(None) };
+    match (sec.prog_type, sec.target) {
+        (Ext, _) => extension(program).map(Some),
+        (Tracing, _) if sec.attach_type == AttachType::TraceIter => Err(without_a_map(program)),
+        (Kprobe | Tracepoint | RawTracepoint | RawTracepointWritable | Tracing | Lsm, Some(target)) => {
             print::warn(format_args!(
                 "program '{}' is not attached to '{target}': nothing of this process hangs on events of a kernel; run it \
                  with bpf_prog_test_run_opts, or take it out with bpf_program__set_autoattach",
@@ -30,154 +62,209 @@ pub(crate) fn attach_by_section(program: &Program) -> Result<(), Errno> {
             ));
             Err(Errno::ENOTSUP)
         }
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
-fn refuse(program: *const Program) -> Result<*mut Link, Errno> {
-    // SAFETY: every caller passes on a pointer of C's that is NULL or of an open object.
-    let program = unsafe { given(program) }?;
+/// Says that an iterator needs a map.
+fn without_a_map(program: &Program) -> Errno {
     print::warn(format_args!(
-        "program '{}' is not attached: nothing of this process hangs on events of a kernel; run it with \
-         bpf_prog_test_run_opts",
+        "iterator '{}' is not attached: its map is named to bpf_program__attach_iter; a skeleton passes it over after \
+         bpf_program__set_autoattach",
         program.name()
     ));
-    Err(Errno::ENOTSUP)
+    Errno::EBADF
 }
 
-macro_rules! attaches {
-    ($($function:ident($($argument:ident: $ty:ty),*);)+) => { $(
-        /// Nothing attaches here: NULL, with `errno` `EOPNOTSUPP`.
-        ///
-        /// # Safety
-        /// `program` is NULL or of an open object. What else there is is not looked at.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $function(program: *const Program, $($argument: $ty),*) -> *mut Link {
-            call(|| refuse(program))
-        }
-    )+ };
+/// Puts an extension in the place that it was loaded for.
+fn extension(program: &Program) -> Result<*mut Link, Errno> {
+    let running = program.running().ok_or(Errno::EINVAL)?;
+    let replacement = running.attach_replacement().map_err(|error| {
+        print::warn(format_args!("extension '{}' is not attached: {}", program.name(), chain(&error)));
+        error.errno()
+    })?;
+    Link::new(Target::Extension, Some(replacement))
 }
 
-attaches! {
-    bpf_program__attach();
-    bpf_program__attach_perf_event(_fd: c_int);
-    bpf_program__attach_perf_event_opts(_fd: c_int, _opts: *const c_void);
-    bpf_program__attach_kprobe(_retprobe: bool, _function: *const c_char);
-    bpf_program__attach_kprobe_opts(_function: *const c_char, _opts: *const c_void);
-    bpf_program__attach_kprobe_multi_opts(_pattern: *const c_char, _opts: *const c_void);
-    bpf_program__attach_ksyscall(_syscall: *const c_char, _opts: *const c_void);
-    bpf_program__attach_uprobe(_retprobe: bool, _pid: libc::pid_t, _path: *const c_char, _offset: usize);
-    bpf_program__attach_uprobe_opts(_pid: libc::pid_t, _path: *const c_char, _offset: usize, _opts: *const c_void);
-    bpf_program__attach_uprobe_multi(_pid: libc::pid_t, _path: *const c_char, _pattern: *const c_char, _opts: *const c_void);
-    bpf_program__attach_usdt(_pid: libc::pid_t, _path: *const c_char, _provider: *const c_char, _name: *const c_char, _opts: *const c_void);
-    bpf_program__attach_tracepoint(_category: *const c_char, _name: *const c_char);
-    bpf_program__attach_tracepoint_opts(_category: *const c_char, _name: *const c_char, _opts: *const c_void);
-    bpf_program__attach_raw_tracepoint(_name: *const c_char);
-    bpf_program__attach_raw_tracepoint_opts(_name: *const c_char, _opts: *mut c_void);
-    bpf_program__attach_trace();
-    bpf_program__attach_trace_opts(_opts: *const c_void);
-    bpf_program__attach_lsm();
-    bpf_program__attach_cgroup(_fd: c_int);
-    bpf_program__attach_cgroup_opts(_fd: c_int, _opts: *const c_void);
-    bpf_program__attach_netns(_fd: c_int);
-    bpf_program__attach_sockmap(_fd: c_int);
-    bpf_program__attach_xdp(_ifindex: c_int);
-    bpf_program__attach_freplace(_fd: c_int, _function: *const c_char);
-    bpf_program__attach_netfilter(_opts: *const c_void);
-    bpf_program__attach_tcx(_ifindex: c_int, _opts: *const c_void);
-    bpf_program__attach_netkit(_ifindex: c_int, _opts: *const c_void);
-    bpf_program__attach_iter(_opts: *const c_void);
-}
-
-/// There are no struct_ops maps: NULL, with `errno` `EOPNOTSUPP`.
-#[unsafe(no_mangle)]
-pub extern "C" fn bpf_map__attach_struct_ops(_map: *const Map) -> *mut Link {
-    call(|| Err(unsupported("struct_ops maps replace functions of a running kernel")))
-}
-
-fn unsupported(why: &str) -> Errno {
-    print::warn(format_args!("not supported: {why}"));
-    Errno::ENOTSUP
-}
-
-const NO_DEVICES: &str = "there are no network devices here; run programs with bpf_prog_test_run_opts";
-const NO_HOOKS: &str = "nothing attaches here; run programs with bpf_prog_test_run_opts";
-const NO_PINS: &str = "nothing is pinned here: there is no bpffs, and what was loaded ends with the process";
-
-macro_rules! unsupported {
-    ($($function:ident($($argument:ident: $ty:ty),*) = $why:expr;)+) => { $(
-        /// Not supported: `-EOPNOTSUPP`.
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $function($($argument: $ty),*) -> c_int {
-            status(|| Err(unsupported($why)))
-        }
-    )+ };
-}
-
-unsupported! {
-    bpf_xdp_attach(_ifindex: c_int, _fd: c_int, _flags: u32, _opts: *const c_void) = NO_DEVICES;
-    bpf_xdp_detach(_ifindex: c_int, _flags: u32, _opts: *const c_void) = NO_DEVICES;
-    bpf_xdp_query(_ifindex: c_int, _flags: c_int, _opts: *mut c_void) = NO_DEVICES;
-    bpf_xdp_query_id(_ifindex: c_int, _flags: c_int, _id: *mut u32) = NO_DEVICES;
-    bpf_tc_hook_create(_hook: *mut c_void) = NO_DEVICES;
-    bpf_tc_hook_destroy(_hook: *mut c_void) = NO_DEVICES;
-    bpf_tc_attach(_hook: *const c_void, _opts: *mut c_void) = NO_DEVICES;
-    bpf_tc_detach(_hook: *const c_void, _opts: *const c_void) = NO_DEVICES;
-    bpf_tc_query(_hook: *const c_void, _opts: *mut c_void) = NO_DEVICES;
-    bpf_prog_attach(_fd: c_int, _target: c_int, _attach_type: u32, _flags: u32) = NO_HOOKS;
-    bpf_prog_detach(_target: c_int, _attach_type: u32) = NO_HOOKS;
-    bpf_prog_detach2(_fd: c_int, _target: c_int, _attach_type: u32) = NO_HOOKS;
-    bpf_link_create(_fd: c_int, _target: c_int, _attach_type: u32, _opts: *const c_void) = NO_HOOKS;
-    bpf_link_detach(_fd: c_int) = NO_HOOKS;
-    bpf_raw_tracepoint_open(_name: *const c_char, _fd: c_int) = NO_HOOKS;
-    bpf_obj_pin(_fd: c_int, _path: *const c_char) = NO_PINS;
-    bpf_obj_get(_path: *const c_char) = NO_PINS;
-    bpf_object__pin(_object: *mut Object, _path: *const c_char) = NO_PINS;
-    bpf_object__unpin(_object: *mut Object, _path: *const c_char) = NO_PINS;
-    bpf_object__pin_maps(_object: *mut Object, _path: *const c_char) = NO_PINS;
-    bpf_object__unpin_maps(_object: *mut Object, _path: *const c_char) = NO_PINS;
-    bpf_object__pin_programs(_object: *mut Object, _path: *const c_char) = NO_PINS;
-    bpf_object__unpin_programs(_object: *mut Object, _path: *const c_char) = NO_PINS;
-    bpf_map__pin(_map: *mut Map, _path: *const c_char) = NO_PINS;
-    bpf_map__unpin(_map: *mut Map, _path: *const c_char) = NO_PINS;
-    bpf_program__pin(_program: *mut Program, _path: *const c_char) = NO_PINS;
-    bpf_program__unpin(_program: *mut Program, _path: *const c_char) = NO_PINS;
-    bpf_link__pin(_link: *mut Link, _path: *const c_char) = NO_PINS;
-    bpf_link__unpin(_link: *mut Link) = NO_PINS;
-    bpf_link__update_program(_link: *mut Link, _program: *mut Program) = NO_HOOKS;
-    bpf_link__update_map(_link: *mut Link, _map: *const Map) = NO_HOOKS;
-    bpf_link__detach(_link: *mut Link) = NO_HOOKS;
-    bpf_link__fd(_link: *const Link) = NO_HOOKS;
-    bpf_program__set_attach_target(_program: *mut Program, _fd: c_int, _function: *const c_char) = NO_HOOKS;
-}
-
-/// Ends a link, which is always NULL here; 0.
+/// Attaches a program to what its section says: an extension to the function that it was loaded for. NULL for everything
+/// else, with `errno` `EBADF` for an iterator, whose map is named to `bpf_program__attach_iter`, and `EOPNOTSUPP` otherwise.
 ///
 /// # Safety
-/// `link` is NULL.
+/// `program` is NULL or of an open object.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_program__attach(program: *const Program) -> *mut Link {
+    call(|| {
+        // SAFETY: the caller's duty, passed on.
+        let program = unsafe { given(program) }?;
+        match program.sec()? {
+            Some(sec) if sec.prog_type == ProgType::Ext => extension(program),
+            Some(sec) if sec.attach_type == AttachType::TraceIter => Err(without_a_map(program)),
+            _ => Err(nothing_to_attach_to(program)),
+        }
+    })
+}
+
+/// Puts a loaded extension in the place of a function. With `target_fd` 0 and no name, that is the one that it was loaded
+/// for; others are `EINVAL`, since it is verified for that one.
+///
+/// # Safety
+/// `program` is NULL or of an open object; `function` is NULL or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_program__attach_freplace(
+    program: *const Program,
+    target_fd: c_int,
+    function: *const c_char,
+) -> *mut Link {
+    call(|| {
+        // SAFETY: the caller's duty, passed on.
+        let program = unsafe { given(program) }?;
+        let is_extension = program.sec()?.is_some_and(|sec| sec.prog_type == ProgType::Ext);
+        if !is_extension || (target_fd != 0) == function.is_null() {
+            return Err(Errno::EINVAL);
+        }
+        if target_fd != 0 {
+            // SAFETY: not NULL, a string (caller).
+            let function = unsafe { name(function) }?;
+            let target = handle::program(target_fd)?;
+            let loaded = program.running().ok_or(Errno::EINVAL)?.replaces();
+            if !loaded.is_some_and(|(program, known)| program.id() == target.id() && known == function) {
+                print::warn(format_args!(
+                    "extension '{}' was not verified for function '{function}' of that program: choose it with \
+                     bpf_program__set_attach_target before load",
+                    program.name()
+                ));
+                return Err(Errno::EINVAL);
+            }
+        }
+        extension(program)
+    })
+}
+
+/// Says, before load, which function of which loaded program an extension takes the place of; without a name, the one that
+/// its section names. `-ENOENT` for a function that there is not, `-EINVAL` after load; `-EOPNOTSUPP` for other programs, which
+/// would hang on a kernel.
+///
+/// # Safety
+/// `program` is NULL or of an open object; `function` is NULL or a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_program__set_attach_target(
+    program: *mut Program,
+    target_fd: c_int,
+    function: *const c_char,
+) -> c_int {
+    status(|| {
+        // SAFETY: the caller's duty, passed on.
+        let program = unsafe { given(program) }?;
+        if program.sec()?.is_none_or(|sec| sec.prog_type != ProgType::Ext) {
+            return Err(unsupported(NO_HOOKS));
+        }
+        if target_fd <= 0 {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: the caller's duty, passed on.
+        let function = if function.is_null() { None } else { Some(unsafe { name(function) }?) };
+        let target = handle::program(target_fd)?;
+        program.set_target(&target, function).map_err(|errno| if errno == Errno::EBUSY { Errno::EINVAL } else { errno })
+    })
+}
+
+/// Attaches an iterator (`SEC("iter/bpf_map_elem")`) to the map that the options name. NULL with `errno` `EBADF` without one,
+/// `EACCES` if it reaches further than the map's elements, `EINVAL` for maps and programs of other kinds.
+///
+/// # Safety
+/// `program` is NULL or of an open object; `opts` is NULL or begins with its size, and its `link_info` is NULL or has as many
+/// bytes as it says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_program__attach_iter(program: *const Program, opts: *const IterAttachOpts) -> *mut Link {
+    call(|| {
+        // SAFETY: the caller's duty, passed on.
+        let program = unsafe { given(program) }?;
+        // SAFETY: the caller's duty, passed on.
+        let opts = unsafe { options(opts) }?;
+        let running = program.running().ok_or(Errno::EINVAL)?;
+        let opts = opts.ok_or(Errno::EBADF)?;
+        // SAFETY: the caller's duty, passed on.
+        let info = unsafe { bytes(opts.link_info, opts.link_info_len as usize) }?;
+        let fd = info.first_chunk().map_or(0, |fd| c_int::from_ne_bytes(*fd));
+        if fd == 0 {
+            return Err(Errno::EBADF);
+        }
+        let map = handle::map(fd)?;
+        running.check_iter(&map).map_err(|error| {
+            print::warn(format_args!("iterator '{}' is not attached: {error}", program.name()));
+            error.errno()
+        })?;
+        Link::new(Target::Iterator((*running).clone(), map), None)
+    })
+}
+
+/// Runs the iterator of a link over its map; a descriptor to read what it wrote, to be closed with `close`. The walk is over
+/// when this returns, so its error is this call's.
+#[unsafe(no_mangle)]
+pub extern "C" fn bpf_iter_create(link_fd: c_int) -> c_int {
+    call(|| {
+        let Target::Iterator(program, map) = handle::target(link_fd)? else { return Err(Errno::EINVAL) };
+        let written = program.iter_map(&map).map_err(|error| {
+            print::warn(format_args!("iterator '{}' over map '{}': {}", program.name(), map.name(), chain(&error)));
+            error.errno()
+        })?;
+        handle::of_bytes(&written, "skep-iter")
+    })
+}
+
+/// A link's descriptor, which is closed with it.
+///
+/// # Safety
+/// `link` is NULL or not destroyed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bpf_link__fd(link: *const Link) -> c_int {
+    // SAFETY: the caller's duty, passed on.
+    call(|| Ok(unsafe { given(link) }?.descriptor.number()))
+}
+
+/// Takes what is attached back and frees the link; 0 for NULL.
+///
+/// # Safety
+/// `link` is NULL or not destroyed, and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bpf_link__destroy(link: *mut Link) -> c_int {
-    status(|| if link.is_null() { Ok(()) } else { Err(Errno::EINVAL) })
+    status(|| {
+        if link.is_null() {
+            return Ok(());
+        }
+        // SAFETY: not NULL, made by `Link::new` and not destroyed (caller).
+        let link = *unsafe { Box::from_raw(link) };
+        if link.is_disconnected.into_inner() {
+            // It stays attached, and its descriptor open, as long as the process.
+            std::mem::forget((link.descriptor, link.extension));
+            return Ok(());
+        }
+        let Some(extension) = link.extension else { return Ok(()) };
+        extension.detach().map_err(|error| {
+            print::warn(format_args!("an extension is not taken back: {}", chain(&error)));
+            error.errno()
+        })
+    })
 }
 
-/// Lets go of a link without detaching, which is always NULL here.
+/// Lets go of what is attached: when the link is destroyed, it stays.
 ///
 /// # Safety
-/// `link` is NULL.
+/// `link` is NULL or not destroyed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn bpf_link__disconnect(_link: *mut Link) {}
+pub unsafe extern "C" fn bpf_link__disconnect(link: *mut Link) {
+    call(|| {
+        // SAFETY: the caller's duty, passed on.
+        unsafe { given(link) }?.is_disconnected.store(true, Ordering::Relaxed);
+        Ok(())
+    });
+}
 
-/// The path of a pinned link; NULL.
+/// The path of a pinned link: there is none, NULL.
 ///
 /// # Safety
-/// `link` is NULL.
+/// `link` is NULL or not destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bpf_link__pin_path(_link: *const Link) -> *const c_char {
     std::ptr::null()
-}
-
-/// No pinned link can be opened: NULL, with `errno` `EOPNOTSUPP`.
-#[unsafe(no_mangle)]
-pub extern "C" fn bpf_link__open(_path: *const c_char) -> *mut Link {
-    call(|| Err(unsupported(NO_PINS)))
 }

@@ -14,6 +14,7 @@ use skep_object::Sec;
 use crate::boundary::{call, getters, given, put, setters, status};
 use crate::handle::Handle;
 use crate::object::{Core, Descriptor, Kept};
+use crate::print;
 
 /// `struct bpf_program`.
 #[derive(Debug)]
@@ -112,14 +113,31 @@ impl Program {
         self.descriptor.set(Some(handle));
     }
 
-    /// Whether `bpf_object__attach_skeleton` would attach it, and to what its section says.
-    pub(crate) fn wants_attach(&self) -> Result<Option<(ProgType, String)>, Errno> {
-        if !self.autoattach.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        self.core.program(self.index, |spec| {
-            let sec = spec.sec.as_ref().filter(|_| spec.autoload)?;
-            Some((sec.prog_type, sec.target.clone()?))
+    /// The loaded program.
+    pub(crate) fn running(&self) -> Option<skep::Program> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether `bpf_object__attach_skeleton` attaches it.
+    pub(crate) fn is_attached_by_skeleton(&self) -> Result<bool, Errno> {
+        Ok(self.autoattach.load(Ordering::Relaxed) && self.core.program(self.index, |spec| spec.autoload)?)
+    }
+
+    /// What its section says of it.
+    pub(crate) fn sec(&self) -> Result<Option<Sec>, Errno> {
+        self.core.program(self.index, |spec| spec.sec.clone())
+    }
+
+    /// Says what it takes the place of, before load.
+    pub(crate) fn set_target(&self, target: &skep::RawProgram, function: Option<&str>) -> Result<(), Errno> {
+        self.core.edit_object(|object| {
+            object.set_attach_target(&self.name, target, function).map_err(|error| match error {
+                skep::ExtendError::NotFound(error) => {
+                    print::warn(format_args!("program '{}': {error}", self.name));
+                    Errno::ENOENT
+                }
+                error => error.errno(),
+            })
         })
     }
 

@@ -293,8 +293,9 @@ pub unsafe extern "C" fn bpf_object__load_skeleton(skeleton: *mut ObjectSkeleton
     })
 }
 
-/// Attaches what a skeleton attaches by itself: programs whose section names a place in the kernel. There is none here, so
-/// for such a program it is `-EOPNOTSUPP`; programs that are attached by hand are passed over, as everywhere.
+/// Attaches what a skeleton attaches by itself: extensions. A program whose section names a place in the kernel is
+/// `-EOPNOTSUPP`, an iterator, whose map nobody names, `-EBADF`; programs that are attached by hand are passed over, as
+/// everywhere.
 ///
 /// # Safety
 /// `skeleton` is NULL or was loaded.
@@ -305,7 +306,21 @@ pub unsafe extern "C" fn bpf_object__attach_skeleton(skeleton: *mut ObjectSkelet
         let table = unsafe { read(skeleton) }?;
         // SAFETY: the caller's duty, passed on.
         let object = unsafe { opened(&table) }?;
-        object.programs().iter().try_for_each(link::attach_by_section)
+        // SAFETY: the caller's duty, passed on.
+        for row in unsafe { table.tables.programs() }? {
+            // SAFETY: the caller's duty, passed on.
+            let program = object.find_program(unsafe { name(row.name) }?)?;
+            // SAFETY: NULL or a place for a link (caller).
+            let is_linked = row.link.is_null() || !unsafe { row.link.read() }.is_null();
+            if is_linked || !program.is_attached_by_skeleton()? {
+                continue;
+            }
+            if let Some(link) = link::attach_by_section(program)? {
+                // SAFETY: not NULL (checked), a place for a link (caller).
+                unsafe { row.link.write(link) };
+            }
+        }
+        Ok(())
     })
 }
 

@@ -14,6 +14,7 @@ use skep_abi::info::{MapInfo, ProgInfo};
 use skep_capi::batch::BatchOpts;
 use skep_capi::engine::SkepOpts;
 use skep_capi::info::MapCreateOpts;
+use skep_capi::link::IterAttachOpts;
 use skep_capi::object::open::OpenOpts;
 use skep_capi::perf::PerfBufferOpts;
 use skep_capi::ring::RingBufferOpts;
@@ -67,6 +68,7 @@ fn layouts() -> Vec<Layout> {
             inner_map_fd map_flags map_extra numa_node map_ifindex value_type_btf_obj_fd token_fd excl_prog_hash
             excl_prog_hash_size),
         linked,
+        layout!("bpf_iter_attach_opts", IterAttachOpts, sz link_info link_info_len),
         layout!("bpf_prog_skeleton", ProgSkeleton, name prog link),
         with_tables(
             layout!("bpf_object_skeleton", ObjectSkeleton, sz name data data_sz obj),

@@ -99,11 +99,14 @@ fn blocks<'a>(text: &'a str, kind: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn the_documents_program_says_what_the_document_says() {
+fn the_documents_programs_say_what_the_document_says() {
     let text = std::fs::read_to_string(common::root().join("docs/c-api.md")).unwrap();
-    let [program] = blocks(&text, "c")[..] else { unreachable!("one program") };
+    let [program, light] = blocks(&text, "c")[..] else { unreachable!("two programs") };
     let sessions = blocks(&text, "console").join("\n");
-    let expected = sessions.split("$ SKEP_VCPUS=2 ./counters\n").nth(1).unwrap().to_owned() + "\n";
+    let shown = |command: &str| {
+        let after = sessions.split(command).nth(1).unwrap();
+        after.split("\n$ ").next().unwrap().trim_start_matches('\n').to_owned() + "\n"
+    };
 
     let scratch = tempfile::tempdir().unwrap();
     let file = "percpu_counters.bpf.o";
@@ -112,11 +115,17 @@ fn the_documents_program_says_what_the_document_says() {
     let options = skep_skel::COptions { define_types: true };
     let skeleton = skep_skel::c_skeleton(&spec, &elf, &skep_skel::object_ident(file), &options).unwrap();
     std::fs::write(scratch.path().join("counters.skel.h"), skeleton).unwrap();
-    let source = scratch.path().join("counters.c");
-    std::fs::write(&source, program).unwrap();
-    for compiler in compilers().into_iter().filter(|(_, language)| *language == "c") {
-        let built = build(scratch.path(), &source, compiler, Link::Shared, &[]);
-        let out = output(&built, &[], &[("SKEP_VCPUS", "2")]);
-        assert_eq!(String::from_utf8(out.stdout).unwrap(), expected, "{compiler:?}");
+    let skeleton = skep_skel::c_light_skeleton(&spec, &skep_skel::object_ident(file), &options).unwrap();
+    std::fs::write(scratch.path().join("counters.lskel.h"), skeleton).unwrap();
+    for (name, program, command) in
+        [("counters.c", program, "$ SKEP_VCPUS=2 ./counters"), ("light.c", light, "$ ./light")]
+    {
+        let source = scratch.path().join(name);
+        std::fs::write(&source, program).unwrap();
+        for compiler in compilers().into_iter().filter(|(_, language)| *language == "c") {
+            let built = build(scratch.path(), &source, compiler, Link::Shared, &[]);
+            let out = output(&built, &[], &[("SKEP_VCPUS", "2")]);
+            assert_eq!(String::from_utf8(out.stdout).unwrap(), shown(command), "{name} {compiler:?}");
+        }
     }
 }

@@ -84,7 +84,7 @@ impl Program {
     /// The program is no such iterator or reaches further than the map's keys and values; an element's output is too long;
     /// a run fails.
     pub fn iter_map(&self, map: &Map) -> Result<Vec<u8>, IterError> {
-        self.check_attach(map)?;
+        self.check_iter(map)?;
         let engine = self.engine();
         let guard = engine.cpus().enter().map_err(RunError::from)?;
         static SESSIONS: AtomicU64 = AtomicU64::new(0);
@@ -122,8 +122,11 @@ impl Program {
         Ok(walk.out)
     }
 
-    /// What the kernel checks when an iterator is attached to a map.
-    fn check_attach(&self, map: &Map) -> Result<(), IterError> {
+    /// Whether [`Program::iter_map`] would walk this map: what the kernel checks when an iterator is attached to a map.
+    ///
+    /// # Errors
+    /// As for [`Program::iter_map`], of what is known before the first run.
+    pub fn check_iter(&self, map: &Map) -> Result<(), IterError> {
         let info = map.info();
         if self.ctx_type() != CtxType::MapElem {
             return Err(IterError::NotAnIterator(self.name().to_owned()));

@@ -370,17 +370,18 @@ pub(crate) fn member_address(out: &mut String, target: &str, base: &str, name: &
 
 /// What libbpf calls the map of an object that is opened under the skeleton's name.
 fn map_name(map: &NamedMap<'_>, object: &str) -> String {
-    let section = &map.map.name;
-    if !map.map.kind.is_internal() {
-        return section.clone();
-    }
-    let stands_alone =
-        map.map.kind == skep_object::MapKind::PerCpu || section.get(1..).is_some_and(|s| s.contains('.'));
-    if stands_alone {
-        return section.clone();
+    prefixed_name(map, object).unwrap_or_else(|| map.map.name.clone())
+}
+
+/// The name of a data section whose map goes by the object's name, too.
+pub(crate) fn prefixed_name(map: &NamedMap<'_>, object: &str) -> Option<String> {
+    let (section, kind) = (&map.map.name, map.map.kind);
+    let stands_alone = kind == skep_object::MapKind::PerCpu || section.get(1..).is_some_and(|s| s.contains('.'));
+    if !kind.is_internal() || stands_alone {
+        return None;
     }
     let room = 15usize.saturating_sub(section.len().max(7));
-    format!("{}{section}", object.get(..room).unwrap_or(object))
+    Some(format!("{}{section}", object.get(..room).unwrap_or(object)))
 }
 
 /// Text inside a C string.

@@ -10,7 +10,8 @@ use skep_abi::{AttachType, ProgType, RawInsn};
 use skep_object::{MapKind, ObjectSpec, ProgramSpec};
 
 use crate::c::{
-    COptions, Section, is_cxx_keyword, quoted, sections, write_asserts, write_octal, write_prologue, write_sections,
+    COptions, Section, is_cxx_keyword, prefixed_name, quoted, sections, write_asserts, write_octal, write_prologue,
+    write_sections,
 };
 use crate::error::Result;
 use crate::loader::{LoaderProgram, loader};
@@ -38,7 +39,14 @@ pub fn c_light_skeleton(object: &ObjectSpec, name: &str, options: &COptions) -> 
     let mut definitions = String::new();
     let sections = sections(object, &maps, options.define_types.then_some(&mut definitions))?;
     let programs = object.programs.iter().zip(idents).map(|(program, (_, ident))| (program, ident)).collect();
-    let parts = Parts { name, loader: loader(object)?, maps: &maps, programs, sections, definitions };
+    // The object goes by the skeleton's name, as it does when the other skeleton opens it.
+    let mut named = object.clone();
+    for map in &maps {
+        if let (Some(spec), Some(kernel_name)) = (named.maps.get_mut(map.index), prefixed_name(map, name)) {
+            spec.kernel_name = kernel_name;
+        }
+    }
+    let parts = Parts { name, loader: loader(&named)?, maps: &maps, programs, sections, definitions };
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = write_all(&mut out, &parts);

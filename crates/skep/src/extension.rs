@@ -212,6 +212,14 @@ impl Program {
         Ok(Replacement { link, target, program: self.clone(), loaded: None })
     }
 
+    /// What this extension program was loaded for: a program, and the name of its function.
+    #[must_use]
+    pub fn replaces(&self) -> Option<(skep_runtime::Program, String)> {
+        let target = source_of(self.runtime()).target.clone()?;
+        let function = target.program.xlated().subprogs.get(target.function).map(|sub| sub.name.clone())?;
+        Some((target.program, function))
+    }
+
     /// Names of the functions that an extension program can take the place of, the program itself among them.
     #[must_use]
     pub fn replaceable_functions(&self) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! Our C skeletons beside bpftool's: for every example, the structs of variables have the same fields, sizes and offsets,
 //! and light skeletons have the same layout as a whole.
 //!
-//! `skeleton_oracle -- BPFTOOL…` takes the words that start bpftool. Both headers are compiled into a program that prints
-//! what the compiler makes of them; nothing is read out of their text.
+//! `skeleton_oracle LIBSKEP -- BPFTOOL…` takes the folder of `libskep_capi.so` and the words that start bpftool. Both headers
+//! are compiled into a program that prints what the compiler makes of them; nothing is read out of their text. Both light
+//! skeletons are also loaded on libskep, and load the same.
 #![expect(clippy::print_stdout, reason = "the comparison is the output")]
 
 use std::fmt::Write as _;
@@ -15,9 +16,11 @@ use skep_testing::examples::examples;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--").collect();
-    match compare(&words) {
-        Ok((objects, fields)) => {
-            println!("skeletons: {objects} objects, {fields} numbers of sizes and offsets, all alike");
+    let Some((libskep, bpftool)) = words.split_first() else { return ExitCode::FAILURE };
+    match compare(Path::new(libskep), bpftool) {
+        Ok((objects, Alike { numbers, lights })) => {
+            println!("skeletons: {objects} objects, {numbers} numbers of sizes and offsets, all alike");
+            println!("skeletons: {lights} light skeletons of bpftool's load on libskep what ours do");
             ExitCode::SUCCESS
         }
         Err(problem) => {
@@ -40,20 +43,37 @@ fn objects() -> Result<Vec<PathBuf>, String> {
     Ok(all)
 }
 
-fn compare(bpftool: &[String]) -> Result<(usize, usize), String> {
+/// What was found to be alike.
+#[derive(Default)]
+struct Alike {
+    /// Sizes and offsets.
+    numbers: usize,
+    /// Light skeletons that load the same.
+    lights: usize,
+}
+
+fn compare(libskep: &Path, bpftool: &[String]) -> Result<(usize, Alike), String> {
     let folder = std::env::temp_dir().join(format!("skep-skeletons-{}", std::process::id()));
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut numbers = 0;
+    // As an installation has it.
+    for name in ["libskep.so", "libskep.so.0"] {
+        std::os::unix::fs::symlink(libskep.join("libskep_capi.so"), folder.join(name))
+            .map_err(|error| error.to_string())?;
+    }
+    let mut all = Alike::default();
     let objects = objects()?;
     for path in &objects {
-        numbers += one(bpftool, path, &folder).map_err(|problem| format!("{}: {problem}", path.display()))?;
+        let alike = one(bpftool, path, &folder);
+        let alike = alike.map_err(|problem| format!("{}: {problem}", path.display()))?;
+        all.numbers += alike.numbers;
+        all.lights += alike.lights;
     }
     // What is left of a folder in the temporary files does no harm.
     let _ = std::fs::remove_dir_all(&folder);
-    Ok((objects.len(), numbers))
+    Ok((objects.len(), all))
 }
 
-fn one(bpftool: &[String], path: &Path, folder: &Path) -> Result<usize, String> {
+fn one(bpftool: &[String], path: &Path, folder: &Path) -> Result<Alike, String> {
     let elf = std::fs::read(path).map_err(|error| error.to_string())?;
     let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let object = skep_object::parse(&elf, &file).map_err(|error| error.to_string())?;
@@ -68,7 +88,7 @@ fn one(bpftool: &[String], path: &Path, folder: &Path) -> Result<usize, String> 
     if their_answer != our_answer {
         return Err(format!("bpftool's struct:\n{their_answer}ours:\n{our_answer}"));
     }
-    let mut numbers = our_answer.lines().count();
+    let mut alike = Alike { numbers: our_answer.lines().count(), lights: 0 };
     // Sections of an embedder's own are in no light skeleton, and libbpf makes none of an object with filled prog arrays.
     let light = c_light_skeleton(&object, &name, &COptions::default()).map_err(|error| error.to_string());
     let theirs = run(bpftool, &["gen", "skeleton", "-L", &shown]);
@@ -81,10 +101,40 @@ fn one(bpftool: &[String], path: &Path, folder: &Path) -> Result<usize, String> 
         if their_answer != our_answer {
             return Err(format!("bpftool's light struct:\n{their_answer}ours:\n{our_answer}"));
         }
-        numbers += our_answer.lines().count();
+        alike.numbers += our_answer.lines().count();
+        let load = |header: &str| load(folder, &name, &types, header);
+        let (their_answer, our_answer) = (load(&theirs)?, load(&ours)?);
+        if their_answer != our_answer || !our_answer.contains("program ") {
+            return Err(format!("bpftool's light skeleton loads\n{their_answer}ours\n{our_answer}"));
+        }
+        alike.lights += 1;
     }
-    println!("{name}: {numbers}");
-    Ok(numbers)
+    println!("{name}: {}", alike.numbers);
+    Ok(alike)
+}
+
+/// What a light skeleton loads on libskep, as `light_example.c` says.
+fn load(folder: &Path, name: &str, types: &str, header: &str) -> Result<String, String> {
+    let capi = examples().join("../crates/capi");
+    let (file, program) = (folder.join("light.h"), folder.join("light"));
+    let types = without_kernel_types(types);
+    let text = format!("#include <linux/types.h>\n#include <linux/bpf.h>\n{types}\n{header}");
+    std::fs::write(&file, text).map_err(|error| error.to_string())?;
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let mut command = Command::new(&compiler);
+    command.args(["-Wall", "-Wextra", "-Werror", "-DBPF_NO_PRESERVE_ACCESS_INDEX"]);
+    command.arg(format!("-DSKELETON=\"{}\"", file.display())).arg(format!("-DPREFIX={name}"));
+    command.arg("-I").arg(capi.join("include")).arg(capi.join("tests/c/light_example.c")).arg("-o").arg(&program);
+    command.arg("-L").arg(folder).arg(format!("-Wl,-rpath,{}", folder.display())).arg("-lskep");
+    let out = command.output().map_err(|error| format!("{compiler}: {error}"))?;
+    if !out.status.success() {
+        return Err(format!("{compiler}: {}", String::from_utf8_lossy(&out.stderr)));
+    }
+    let out = Command::new(&program).output().map_err(|error| error.to_string())?;
+    if !out.status.success() {
+        return Err(format!("the light skeleton on libskep: {}", String::from_utf8_lossy(&out.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
 /// Prints size and offset of each variable in its section's struct.

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::packages::Packages;
 use super::{cache, quick_binary};
+use crate::objects::target_folder;
 use crate::shell::{self, cargo, command, exists, output, root, step};
 
 /// How long the machine may take, in emulation.
@@ -217,7 +218,7 @@ fn entry(out: &mut Vec<u8>, name: &str, mode: u32, contents: &[u8], device: (u32
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// Compares what C sees of our skeletons and of bpftool's; why bpftool could not be asked, if so.
+/// Compares what C sees of our skeletons and of bpftool's, and what its light skeletons load on libskep; why bpftool could not be asked, if so.
 fn skeletons(packages: &Packages) -> Result<Option<String>> {
     let names = [
         "bpftool/trixie-backports",
@@ -239,8 +240,9 @@ fn skeletons(packages: &Packages) -> Result<Option<String>> {
     let shown = output(Command::new(&loader).arg("--library-path").arg(libraries).arg(&bpftool).arg("version"));
     let Ok(version) = shown else { return Ok(Some("bpftool does not start here".to_owned())) };
     step(&format!("C skeletons beside {}", version.lines().next().unwrap_or_default()));
+    shell::run(cargo().args(["build", "--quiet", "--package", "skep-capi"]))?;
     let mut oracle = quick_binary("skeleton_oracle");
-    oracle.arg("--").arg(&loader).arg("--library-path").arg(libraries).arg(&bpftool);
+    oracle.arg("--").arg(target_folder().join("debug")).arg(&loader).arg("--library-path").arg(libraries).arg(&bpftool);
     shell::run(&mut oracle)?;
     Ok(None)
 }

@@ -67,8 +67,13 @@ impl Core {
 
     /// Changes the object before it is loaded; `EBUSY` afterwards.
     pub(crate) fn edit<R>(&self, change: impl FnOnce(&mut ObjectSpec) -> Result<R, Errno>) -> Result<R, Errno> {
+        self.edit_object(|object| change(object.spec_mut()))
+    }
+
+    /// As [`Core::edit`], with more than its description.
+    pub(crate) fn edit_object<R>(&self, change: impl FnOnce(&mut Opened) -> Result<R, Errno>) -> Result<R, Errno> {
         match &mut *self.state() {
-            State::Open(object) => change(object.spec_mut()),
+            State::Open(object) => change(object),
             State::Loaded(_) | State::Failed(_) => Err(Errno::EBUSY),
         }
     }

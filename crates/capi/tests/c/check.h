@@ -3,10 +3,14 @@
 #ifndef CHECK_H
 #define CHECK_H
 
+#include <dirent.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                                                                               \
 	do {                                                                                                           \
@@ -26,5 +30,31 @@
 			exit(1);                                                                                       \
 		}                                                                                                      \
 	} while (0)
+
+/* Whether a child that does it dies of SIGSEGV. */
+#define FAULTS(statement)                                                                                              \
+	({                                                                                                             \
+		int status_ = 0;                                                                                       \
+		pid_t child_ = fork();                                                                                 \
+		if (!child_) {                                                                                         \
+			statement;                                                                                     \
+			_exit(0);                                                                                      \
+		}                                                                                                      \
+		waitpid(child_, &status_, 0);                                                                          \
+		WIFSIGNALED(status_) && WTERMSIG(status_) == SIGSEGV;                                                  \
+	})
+
+/* How many descriptors the process has open. */
+__attribute__((unused)) static int open_files(void)
+{
+	DIR *listing = opendir("/proc/self/fd");
+	int count = 0;
+
+	CHECK(listing);
+	while (readdir(listing))
+		count++;
+	closedir(listing);
+	return count;
+}
 
 #endif

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Global per-CPU variables and other data sections through the skeleton of data.bpf.c, on each virtual CPU. */
-#include <signal.h>
 #include <stdbool.h>
-#include <unistd.h>
-#include <sys/wait.h>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -35,19 +32,6 @@ static void read_cpu(struct bpf_map *map, unsigned int cpu, void *value)
 				  BPF_F_CPU | (__u64)cpu << 32),
 	     0);
 }
-
-/* Whether a child that does it dies of SIGSEGV. */
-#define FAULTS(statement)                                                                                              \
-	({                                                                                                             \
-		int status_ = 0;                                                                                       \
-		pid_t child_ = fork();                                                                                 \
-		if (!child_) {                                                                                         \
-			statement;                                                                                     \
-			_exit(0);                                                                                      \
-		}                                                                                                      \
-		waitpid(child_, &status_, 0);                                                                          \
-		WIFSIGNALED(status_) && WTERMSIG(status_) == SIGSEGV;                                                  \
-	})
 
 static int set_port(struct data_bpf *skel)
 {
