@@ -155,9 +155,25 @@ info_calls! {
     bpf_prog_get_info_by_fd(ProgInfo);
 }
 
-/// The smallest id above `start`.
-fn next_id(start: u32, id: impl Fn(&Target) -> Option<u32>) -> Result<u32, Errno> {
-    handle::targets().iter().filter_map(id).filter(|&id| id > start).min().ok_or(Errno::ENOENT)
+/// Writes the smallest id above `start`.
+///
+/// # Safety
+/// `next` is NULL or writable.
+unsafe fn next_id(start: u32, id: impl Fn(&Target) -> Option<u32>, next: *mut u32) -> Result<(), Errno> {
+    let found = handle::targets().iter().filter_map(id).filter(|&id| id > start).min().ok_or(Errno::ENOENT)?;
+    // SAFETY: the caller's duty, passed on.
+    unsafe { put(next, found) };
+    Ok(())
+}
+
+/// A new descriptor of the one with this id.
+fn fd_by_id(wanted: u32, id: impl Fn(&Target) -> Option<u32>) -> Result<c_int, Errno> {
+    let found = handle::targets().into_iter().find(|target| id(target) == Some(wanted)).ok_or(Errno::ENOENT)?;
+    let handle = match &found {
+        Target::Map(map) => Handle::of_map(map)?,
+        Target::Program(program) => Handle::of_program(program)?,
+    };
+    Ok(handle.into_number())
 }
 
 fn map_id(target: &Target) -> Option<u32> {
@@ -180,12 +196,8 @@ fn program_id(target: &Target) -> Option<u32> {
 /// `next` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bpf_map_get_next_id(start: u32, next: *mut u32) -> c_int {
-    status(|| {
-        let found = next_id(start, map_id)?;
-        // SAFETY: the caller's duty, passed on.
-        unsafe { put(next, found) };
-        Ok(())
-    })
+    // SAFETY: the caller's duty, passed on.
+    status(|| unsafe { next_id(start, map_id, next) })
 }
 
 /// The program whose id follows; `-ENOENT` after the last.
@@ -194,36 +206,20 @@ pub unsafe extern "C" fn bpf_map_get_next_id(start: u32, next: *mut u32) -> c_in
 /// `next` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bpf_prog_get_next_id(start: u32, next: *mut u32) -> c_int {
-    status(|| {
-        let found = next_id(start, program_id)?;
-        // SAFETY: the caller's duty, passed on.
-        unsafe { put(next, found) };
-        Ok(())
-    })
+    // SAFETY: the caller's duty, passed on.
+    status(|| unsafe { next_id(start, program_id, next) })
 }
 
 /// A descriptor of the map with this id, to be closed with `close`; `-ENOENT` without.
 #[unsafe(no_mangle)]
 pub extern "C" fn bpf_map_get_fd_by_id(id: u32) -> c_int {
-    call(|| {
-        let found = handle::targets().into_iter().find(|target| map_id(target) == Some(id));
-        match found {
-            Some(Target::Map(map)) => Ok(Handle::of_map(&map)?.into_number()),
-            _ => Err(Errno::ENOENT),
-        }
-    })
+    call(|| fd_by_id(id, map_id))
 }
 
 /// A descriptor of the program with this id, to be closed with `close`; `-ENOENT` without.
 #[unsafe(no_mangle)]
 pub extern "C" fn bpf_prog_get_fd_by_id(id: u32) -> c_int {
-    call(|| {
-        let found = handle::targets().into_iter().find(|target| program_id(target) == Some(id));
-        match found {
-            Some(Target::Program(program)) => Ok(Handle::of_program(&program)?.into_number()),
-            _ => Err(Errno::ENOENT),
-        }
-    })
+    call(|| fd_by_id(id, program_id))
 }
 
 /// `struct bpf_map_create_opts`.
