@@ -172,6 +172,8 @@ fn fd_by_id(wanted: u32, id: impl Fn(&Target) -> Option<u32>) -> Result<c_int, E
     let handle = match &found {
         Target::Map(map) => Handle::of_map(map)?,
         Target::Program(program) => Handle::of_program(program)?,
+        // Links have no ids here.
+        Target::Iterator(..) | Target::Extension => return Err(Errno::ENOENT),
     };
     Ok(handle.into_number())
 }
