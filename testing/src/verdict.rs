@@ -159,9 +159,14 @@ fn create(def: &MapDef) -> Result<Map, Errno> {
 /// What our verifier says of a generated program, with its log of this level.
 #[must_use]
 pub fn our_verdict(program: &Program, log_level: u32) -> (Verdict, String) {
-    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
+    our_verdict_with(program, &Options { log_level, profile: Profile::linux_6_18(), ..Options::default() })
+}
+
+/// The same with other options.
+#[must_use]
+pub fn our_verdict_with(program: &Program, options: &Options) -> (Verdict, String) {
     let mut log = Log::new();
-    let verdict = with_spec(program, |spec| Verdict::of(&skep_verifier::verify(spec, &options, &mut log)));
+    let verdict = with_spec(program, |spec| Verdict::of(&skep_verifier::verify(spec, options, &mut log)));
     (verdict, log.into_text())
 }
 
@@ -223,9 +228,9 @@ fn ask(load: &ProgLoad<'_>) -> Result<Loaded, LoadFailure> {
     if load.log_level == 0 { load.load_briefly() } else { load.load() }
 }
 
-/// How lines begin that are no message; the two states belong to `infinite loop detected`.
-const STATISTICS: [&str; 6] =
-    ["processed ", "verification time ", "stack depth ", "mark_precise: ", "cur state: ", "old state: "];
+/// How lines begin that are no message: statistics, source, and the two states that belong to `infinite loop detected`.
+const STATISTICS: [&str; 7] =
+    ["processed ", "verification time ", "stack depth ", "mark_precise: ", "cur state: ", "old state: ", "; "];
 
 /// The last line of a verifier log that is neither an instruction, a state, a source line nor a statistic.
 #[must_use]
@@ -234,7 +239,9 @@ pub fn last_message(log: &str) -> &str {
     let last = log.lines().rev().map(str::trim_end).find(|line| !line.is_empty() && !statistic(line));
     let last = last.unwrap_or_default();
     // Some of the kernel's messages lack their line feed.
-    last.find("processed ").filter(|_| last.contains(" insns (limit ")).map_or(last, |end| &last[..end])
+    let glued = [("processed ", " insns (limit "), ("verification time ", " usec")];
+    let end = glued.iter().filter(|(_, unit)| last.contains(unit)).find_map(|(start, _)| last.find(start));
+    end.map_or(last, |end| &last[..end])
 }
 
 /// A message with its numbers as `#`, so that equal mistakes group.
@@ -260,8 +267,13 @@ mod tests {
         let log = "0: R1=ctx() R10=fp0\n0: (95) exit\nR0 !read_ok\nprocessed 1 insns (limit 1000000) max_states_per_insn 0 \
                    total_states 0 peak_states 0 mark_read 0\n";
         assert_eq!(last_message(log), "R0 !read_ok");
+        assert_eq!(
+            last_message("invalid bpf_context access off=0 size=4\n; int x; @ a.c:7\n"),
+            "invalid bpf_context access off=0 size=4"
+        );
         assert_eq!(last_message(""), "");
         assert_eq!(last_message("0: (95) exit\nno feedprocessed 1 insns (limit 1000000) max\n"), "no feed");
+        assert_eq!(last_message("no feedverification time 3 usec\nstack depth 0\nprocessed 1 insns\n"), "no feed");
     }
 
     #[test]

@@ -66,9 +66,6 @@ impl Env<'_> {
                     return Err(reject!(self, EINVAL, "insn {at} cannot call exception cb directly"));
                 }
             }
-            if self.subprogs[sub].has_tail_call && depth >= MAX_TAIL_CALL_STACK {
-                return Err(self.tail_call_depth(depth));
-            }
             let own = Self::rounded(self.subprogs[callee].stack_depth);
             chain.push(Level { sub: callee, at: self.subprogs[callee].start, depth: depth.saturating_add(own) });
             if chain.len() > MAX_FRAMES {
@@ -110,11 +107,8 @@ impl Env<'_> {
         Ok(())
     }
 
-    /// The subprogram that the instruction at `at` calls, or passes as a callback.
+    /// The subprogram that the instruction at `at` calls, or passes as a callback, whether any path comes there or not.
     fn called_at(&self, at: u32) -> Option<usize> {
-        if self.aux.get(at as usize)?.processed == 0 {
-            return None;
-        }
         match self.insn_at(at)? {
             Insn::Call { target: CallTarget::Subprog(off) } | Insn::LdImm64 { imm: Imm64::Func(off), .. } => {
                 self.subprog_starting(i64::from(Self::relative(at, off)))

@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use skep_testing::proof::reviewed::{self, Entry};
 use skep_testing::proof::{Prover, Report};
-use skep_testing::verdict::{Agreement, KernelMaps, our_verdict, shorten};
+use skep_testing::verdict::{Agreement, KernelMaps, our_verdict, our_verdict_with, shorten};
 use skep_testing::{generate, kernel};
+use skep_verifier::Options;
 
 /// Programs between two tallies.
 const PIECE: u64 = 20_000;
@@ -85,11 +86,16 @@ fn show(prover: &mut Prover, seed: u64, with_kernel: bool) -> Result<ExitCode, S
     let program = generate::program(seed);
     let (_, our_log) = our_verdict(&program, 2);
     println!("=== ours\n{our_log}");
+    let report = prover.ask(&program)?;
+    if report.unpruned.as_ref().is_some_and(|unpruned| *unpruned != report.ours) {
+        let options = Options { log_level: 2, prune: false, ..Options::default() };
+        println!("=== ours without pruning\n{}", our_verdict_with(&program, &options).1);
+    }
     if with_kernel {
         let (_, log) = KernelMaps::new().load(&program, 2).map_err(|errno| errno.to_string())?;
         println!("=== kernel\n{log}");
     }
-    println!("{:#?}", prover.ask(&program)?);
+    println!("{report:#?}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,6 +109,7 @@ struct Tally {
     witnessed: u64,
     steps: u64,
     compared: [u64; 2],
+    undefined: u64,
     groups: BTreeMap<(Agreement, String), (u64, u64)>,
     unexplained: u64,
     errors: u64,
@@ -119,6 +126,7 @@ impl Tally {
             witnessed: 0,
             steps: 0,
             compared: [0; 2],
+            undefined: 0,
             groups: BTreeMap::new(),
             unexplained: 0,
             errors: 0,
@@ -140,6 +148,7 @@ impl Tally {
         self.steps += report.steps;
         self.compared[0] += report.compared.0;
         self.compared[1] += report.compared.1;
+        self.undefined += report.undefined;
         let Some(kernel) = &report.kernel else { return };
         self.accepted[1] += u64::from(kernel.is_accepted());
         let (kind, text) = reviewed::describe(&report.ours, kernel);
@@ -164,7 +173,8 @@ impl Tally {
         let same = self.counts.get(&Agreement::Same).copied().unwrap_or_default();
         format!(
             "accepted {} here and {} by the kernel, of {asked} asked {same} the same; without pruning the same {}; witnessed \
-             {} programs, {} instructions; results compared {} here, {} with the kernel; unexplained {}, errors {}; {:.0} s",
+             {} programs, {} instructions; results compared {} here, {} with the kernel, {} undefined; unexplained {}, errors \
+             {}; {:.0} s",
             self.accepted[0],
             self.accepted[1],
             self.unpruned,
@@ -172,6 +182,7 @@ impl Tally {
             self.steps,
             self.compared[0],
             self.compared[1],
+            self.undefined,
             self.unexplained,
             self.errors,
             self.started.elapsed().as_secs_f64(),

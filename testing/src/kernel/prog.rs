@@ -9,6 +9,9 @@ use skep_abi::{AttachType, Errno, ProgType, RawInsn, info};
 use super::sys;
 use super::{object_name, until_nul};
 
+/// The log level that has messages and statistics, and nothing of the walk.
+const STATISTICS: u32 = 4;
+
 /// What BPF_PROG_LOAD takes. Start from [`ProgLoad::new`] and set what matters.
 #[derive(Clone, Debug)]
 pub struct ProgLoad<'a> {
@@ -83,19 +86,18 @@ impl<'a> ProgLoad<'a> {
         self.attempt(self.log_level)
     }
 
-    /// As [`ProgLoad::load`], but of a long log keeps the last 64 KiB: a program that reaches the limits would have the
-    /// kernel write hundreds of megabytes.
+    /// As [`ProgLoad::load`], with a log of the messages alone, without the walk: one load that says both, where a program that
+    /// reaches the limits would have the kernel write hundreds of megabytes.
     ///
     /// # Errors
-    /// The errno, with the end of the log of level 1.
+    /// The errno, with the messages and the statistics.
     pub fn load_briefly(&self) -> Result<Loaded, LoadFailure> {
-        let failure = match self.attempt_in(0, 0, false) {
-            Err(failure) => failure,
-            loaded => return loaded,
-        };
-        match self.attempt_in(1, 1 << 16, false) {
-            Err(LoadFailure { log, .. }) => Err(LoadFailure { log, ..failure }),
-            Ok(_) => Err(failure),
+        match self.attempt_in(STATISTICS, 1 << 16, false) {
+            // The messages alone are too many: the verdict is that of a load without any.
+            Err(LoadFailure { errno: Errno::ENOSPC, log }) => {
+                self.attempt_in(0, 0, false).map_err(|LoadFailure { errno, .. }| LoadFailure { errno, log })
+            }
+            done => done,
         }
     }
 

@@ -43,6 +43,8 @@ pub enum Ended {
 pub struct Watched {
     /// How it ended.
     pub ended: Ended,
+    /// An address became data on its way, as far as a witness saw.
+    pub showed_address: bool,
     packet: Vec<u8>,
     contents: Contents,
 }
@@ -134,7 +136,7 @@ impl Bench {
             Err(error) => return Err(error.to_string()),
         };
         let contents = self.contents(program, input);
-        Ok(Watched { ended, packet, contents })
+        Ok(Watched { ended, showed_address: false, packet, contents })
     }
 
     /// Runs as BPF_PROG_TEST_RUN does; `None` where that refuses the input.

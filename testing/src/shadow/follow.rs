@@ -3,8 +3,11 @@
 //! Where the walk split, an execution goes one way; where states overlap, it may be in several at once, so a follower holds a
 //! set of places. Invariant: the set is never empty while the verifier was right.
 
+use std::rc::Rc;
+
 use skep_abi::Insn;
 use skep_verifier::shadow::{Node, Recording};
+use skep_verifier::state::frame::Frame;
 
 use super::hold::{Mode, Scene};
 
@@ -71,6 +74,11 @@ impl<'r> Follower<'r> {
         }
         self.found = candidates.places;
         self.settle(insn, scene)
+    }
+
+    /// The call chain in one of the states that the execution is in.
+    pub(super) fn state(&self) -> Option<&'r [Rc<Frame>]> {
+        self.places.first().and_then(|place| self.recording.node(place.node)).map(|node| node.frames.as_slice())
     }
 
     /// A call of a function that was walked by itself: the caller waits.

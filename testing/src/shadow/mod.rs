@@ -5,6 +5,7 @@
 //! earlier state covered it, the execution goes on from that state, and from there what was compared must hold: pointers,
 //! precise scalars, and that every branch taken was walked. Invariant: one violation is reported, the first.
 
+mod addresses;
 mod follow;
 mod hold;
 
@@ -16,6 +17,7 @@ use skep_runtime::map::Map;
 use skep_verifier::shadow::Recording;
 use skep_verifier::{ProgramSpec, Xlated};
 
+use addresses::shows_address;
 use follow::Follower;
 use hold::{PacketWords, Scene};
 
@@ -62,7 +64,8 @@ impl<'p> Model<'p> {
     pub fn witness<'w>(&'w self, maps: &'w [Map], stack_fill: u8) -> Witness<'w> {
         let follower = |recording: &&'w Recording| Follower::new(recording, &self.program, &self.removed);
         let followers = self.recordings.iter().map(follower).collect();
-        let state = Inner { followers, frames: Vec::new(), last: None, violation: None, steps: 0 };
+        let state =
+            Inner { followers, frames: Vec::new(), last: None, violation: None, steps: 0, showed_address: false };
         Witness { model: self, maps, stack_fill, state: RefCell::new(state) }
     }
 }
@@ -85,6 +88,7 @@ struct Inner<'w> {
     last: Option<(usize, u32, usize)>,
     violation: Option<String>,
     steps: u64,
+    showed_address: bool,
 }
 
 impl Witness<'_> {
@@ -98,6 +102,12 @@ impl Witness<'_> {
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.state.borrow().steps
+    }
+
+    /// Whether an address became data, so that the result is that of this process alone.
+    #[must_use]
+    pub fn showed_address(&self) -> bool {
+        self.state.borrow().showed_address
     }
 }
 
@@ -121,6 +131,10 @@ impl Observer for Witness<'_> {
                 inner.violation = Some(what);
                 return false;
             }
+        }
+        let state = inner.followers.iter().find_map(|follower| follower.state());
+        if let (Some(frames), Some(Some(insn))) = (state, self.model.program.get(insn as usize)) {
+            inner.showed_address |= shows_address(insn, frames);
         }
         true
     }

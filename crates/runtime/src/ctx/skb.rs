@@ -215,9 +215,13 @@ impl SkBuff {
         self.place(HEADROOM, HEADROOM + packet.len());
         self.words.wire_len = self.words.len;
         if let Some(&[high, low]) = packet.get(12..14).and_then(|b| b.first_chunk::<2>()) {
-            // As `eth_type_trans`: below 1536 the field is a length, and the packet is 802.2 (`ETH_P_802_2`).
-            let protocol = u16::from_be_bytes([high, low]);
-            let protocol = if protocol >= 0x600 { protocol } else { 4 };
+            // As `eth_type_trans`: below 1536 the field is a length, and the packet is 802.2 (`ETH_P_802_2`), or of an old
+            // Novell network (`ETH_P_802_3`) if it begins with all ones.
+            let protocol = match u16::from_be_bytes([high, low]) {
+                protocol if protocol >= 0x600 => protocol,
+                _ if packet.get(14..16) == Some(&[0xff; 2]) => 1,
+                _ => 4,
+            };
             self.words.protocol = u32::from(protocol.to_be());
         }
         let destination = packet.get(..6).unwrap_or(&[0; 6]);

@@ -137,8 +137,8 @@ impl Env<'_> {
     pub(crate) fn widen_pending(&mut self, previous: u32) {
         let Some(kept) = self.states.get(previous) else { return };
         let old = kept.state.frames.clone();
-        if let Some(pending) = self.pending.last_mut() {
-            widen(&old, &mut pending.state);
+        if self.pending.last_mut().is_some_and(|pending| widen(&old, &mut pending.state)) {
+            self.recorder.widened();
         }
     }
 
@@ -146,27 +146,30 @@ impl Env<'_> {
     pub(crate) fn widen_cur(&mut self, previous: u32) {
         let Some(kept) = self.states.get(previous) else { return };
         let old = kept.state.frames.clone();
-        widen(&old, &mut self.cur);
+        if widen(&old, &mut self.cur) {
+            self.recorder.widened();
+        }
     }
 }
 
-/// Scalars that changed since the last iteration and decided nothing become unknown, so that the loop converges.
-fn widen(old: &[Rc<Frame>], new: &mut State) {
+/// Scalars that changed since the last iteration and decided nothing become unknown, so that the loop converges; whether any did.
+fn widen(old: &[Rc<Frame>], new: &mut State) -> bool {
     let changed = |o: &Reg, n: &Reg| o.is_scalar() && n.is_scalar() && !o.precise && !n.precise && o.bounds != n.bounds;
-    for (number, old) in old.iter().enumerate() {
-        if number >= new.frames.len() {
-            return;
-        }
+    let mut any = false;
+    for (number, old) in old.iter().enumerate().take(new.frames.len()) {
         for i in 0..10 {
             if changed(&old.regs[i], &new.frames[number].regs[i]) {
                 new.frame_at_mut(number).regs[i] = Reg::UNKNOWN;
+                any = true;
             }
         }
         for i in 0..old.stack.len().min(new.frames[number].stack.len()) {
             let (o, n) = (&old.stack[i], &new.frames[number].stack[i]);
             if o.is_spilled() && n.is_spilled() && changed(&o.reg, &n.reg) {
                 new.frame_at_mut(number).stack[i].reg = Reg::UNKNOWN;
+                any = true;
             }
         }
     }
+    any
 }
