@@ -26,8 +26,20 @@ const RDONLY_PROG: u32 = 1 << 7;
 /// # Errors
 /// The section names no program type, or a map has a type or fields that are unknown.
 pub fn our_verdict(object: &ObjectSpec, program: usize, log_level: u32) -> Result<(Verdict, String, Stats), String> {
+    our_verdict_with(object, program, &options(log_level))
+}
+
+/// The same with other options.
+///
+/// # Errors
+/// As for [`our_verdict`].
+pub fn our_verdict_with(
+    object: &ObjectSpec,
+    program: usize,
+    options: &Options,
+) -> Result<(Verdict, String, Stats), String> {
     with_spec(object, program, |spec| {
-        let (verdict, log) = verdict_of(spec, log_level);
+        let (verdict, log) = verdict_of(spec, options);
         match verdict {
             Ok(verified) => (Verdict::Accepted, log, verified.stats()),
             Err(rejection) => {
@@ -49,7 +61,7 @@ pub fn our_verdict_of_extension(
     log_level: u32,
 ) -> Result<(Verdict, String), String> {
     let (verified, prog_type, attach_type) = with_spec(target, target_program, |spec| {
-        let (verdict, log) = verdict_of(spec, 1);
+        let (verdict, log) = verdict_of(spec, &options(1));
         let verified = verdict.map_err(|rejection| format!("{rejection}: {log}"))?;
         Ok::<_, String>((verified, spec.prog_type, spec.attach_type))
     })??;
@@ -57,16 +69,19 @@ pub fn our_verdict_of_extension(
     let ext = ExtTarget { btf, func, subprogs: verified.subprogs() };
     with_spec(object, program, |spec| {
         let spec = ProgramSpec { prog_type, attach_type, target: Some(ext), ..spec.clone() };
-        let (verdict, log) = verdict_of(&spec, log_level);
+        let (verdict, log) = verdict_of(&spec, &options(log_level));
         let rejected = |rejection: Rejection| Verdict::Rejected { errno: rejection.errno, message: rejection.message };
         (verdict.map_or_else(rejected, |_| Verdict::Accepted), log)
     })
 }
 
-fn verdict_of(spec: &ProgramSpec<'_>, log_level: u32) -> (Result<Verified, Rejection>, String) {
-    let options = Options { log_level, profile: Profile::linux_6_18(), ..Options::default() };
+fn options(log_level: u32) -> Options {
+    Options { log_level, profile: Profile::linux_6_18(), ..Options::default() }
+}
+
+fn verdict_of(spec: &ProgramSpec<'_>, options: &Options) -> (Result<Verified, Rejection>, String) {
     let mut log = Log::new();
-    let verdict = verify(spec, &options, &mut log);
+    let verdict = verify(spec, options, &mut log);
     (verdict, log.into_text())
 }
 

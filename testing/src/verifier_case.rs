@@ -8,6 +8,7 @@
 //! attach: cgroup_inet_egress        (optional)
 //! flags: strict_alignment           (optional, BPF_F_* in lower case)
 //! license: none                     (optional)
+//! caps: none                        (optional: loaded without any capability)
 //! target: bpf_iter_bpf_map_elem     (optional: the kernel function that it is about; that of `bpf_iter_bpf_map` is alike
 //!                                    in its first two fields)
 //! profile: 6.18                     (optional: `6.18` or `7.3`; else what skep verifies by)
@@ -85,6 +86,8 @@ pub struct Case {
     pub profile: Profile,
     /// Why the running kernel is not asked.
     pub skip_kernel: Option<String>,
+    /// Loaded without any capability.
+    pub unprivileged: bool,
 }
 
 /// A verdict.
@@ -131,6 +134,7 @@ pub fn parse(source: &str) -> Result<Case, String> {
         target: None,
         profile: Profile::default(),
         skip_kernel: None,
+        unprivileged: false,
     };
     for line in head.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty()) {
         let (key, value) = line.split_once(':').ok_or_else(|| format!("no ':' in '{line}'"))?;
@@ -149,6 +153,7 @@ pub fn parse(source: &str) -> Result<Case, String> {
                     _ => return Err(format!("profile '{value}'")),
                 }
             }
+            "caps" if value == "none" => case.unprivileged = true,
             "license" => case.license = if value == "none" { String::new() } else { value.to_owned() },
             "flags" => {
                 for flag in value.split_whitespace() {
@@ -295,7 +300,8 @@ impl Case {
             },
             helpers: None,
         };
-        let mut options = Options { log_level, profile: self.profile.clone(), ..Options::default() };
+        let profile = self.profile.clone();
+        let mut options = Options { log_level, profile, unprivileged: self.unprivileged, ..Options::default() };
         options.profile.nr_cpus = u32::try_from(crate::kernel::possible_cpus()).unwrap_or(1);
         f(&spec, &options)
     }

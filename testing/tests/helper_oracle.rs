@@ -268,6 +268,27 @@ fn the_same_helpers_need_perfmon() {
     }
 }
 
+#[test]
+fn everybody_may_call_the_same_helpers() {
+    if !kernel::require("helpers without capabilities against the kernel") {
+        return;
+    }
+    let nobody = match kernel::Unprivileged::allow_for_test() {
+        Ok(nobody) => nobody,
+        Err(why) => {
+            println!("helpers without capabilities are not asked of the kernel: {why}");
+            return;
+        }
+    };
+    let of_everybody = |kind: &ProgKind| matches!(kind.prog, ProgType::SocketFilter | ProgType::CgroupSkb);
+    for kind in kinds().into_iter().filter(of_everybody) {
+        let set = nobody.run(|| allowed_by_kernel(&kind)).expect("capabilities can be laid down");
+        let ours: BTreeSet<u32> =
+            (1..=LAST).filter(|id| helper_allowed(kind.prog, kind.attach, *id, Caps::NONE) == Allowed::Yes).collect();
+        assert_eq!(ours, set, "{kind:?}: extra {:?}, missing {:?}", &ours - &set, &set - &ours);
+    }
+}
+
 /// Lines that give register `n` a value fit for the argument; `None` where that takes more than a line.
 fn argument(arg: &ArgType, n: usize) -> Option<String> {
     Some(match arg.kind {

@@ -35,7 +35,8 @@ pub(crate) enum What {
         #[arg(long)]
         show: Option<u64>,
     },
-    /// The kernel's own BPF tests, each program of a type that the engine has
+    /// The kernel's own BPF tests, each program of a type that the engine has; those that everybody may load without
+    /// capabilities too (`kernel.unprivileged_bpf_disabled` is 0 for the while)
     Selftests {
         /// Say why each object that is left out is
         #[arg(long)]
@@ -95,7 +96,25 @@ fn selftests(verbose: bool, show: Option<&str>, filter: Option<&str>) -> Result<
     if let Some(program) = show {
         oracle.args(["--show", program]);
     }
-    shell::run(oracle.args(objects))
+    shell::run(oracle.args(objects))?;
+    if show.is_some() || filter.is_some() {
+        return Ok(());
+    }
+    step("ask about programs and helpers without capabilities");
+    let mut tests = cargo();
+    tests.env("SKEP_ORACLE_UNPRIVILEGED", "1");
+    tests.args([
+        "test",
+        "--quiet",
+        "--release",
+        "--package",
+        "skep-testing",
+        "--test",
+        "verifier",
+        "--test",
+        "helper_oracle",
+    ]);
+    shell::run(&mut tests)
 }
 
 fn cache() -> Result<PathBuf> {

@@ -46,6 +46,7 @@ pub(crate) struct Caps {
 
 /// What is known of a slot beyond the facts for later stages.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent properties, as in the kernel's bpf_insn_aux_data")]
 pub(crate) struct InsnAux {
     /// Other states may be compared here.
     pub(crate) prune_point: bool,
@@ -69,6 +70,11 @@ pub(crate) struct InsnAux {
     pub(crate) loop_seen: bool,
     /// Ways a conditional jump went: bit 0 taken, bit 1 not.
     pub(crate) branch_seen: u8,
+    /// How an addition to a pointer is masked.
+    pub(crate) mask: Option<crate::check::sanitize::Mask>,
+    /// No speculation goes on here, before it or after it.
+    pub(crate) nospec: bool,
+    pub(crate) nospec_after: bool,
 }
 
 /// A subprogram while it is verified.
@@ -150,6 +156,9 @@ pub(crate) struct Env<'a> {
     pub(crate) buffers: Buffers,
     /// Structs that objects are made of.
     pub(crate) made: Vec<u32>,
+    /// Unknown numbers were added to pointers: states are covered by such with the same numbers only, so that every path shows
+    /// how it is masked.
+    pub(crate) explores_limits: bool,
 }
 
 /// What the log printed last, to align and not to repeat.

@@ -79,8 +79,7 @@ impl Env<'_> {
                 self.aux[self.insn as usize].processed += 1;
                 self.trace_step();
                 self.live_stack.begin(&self.cur, &start_of);
-                flow = self.check_insn(&mut print_state)?;
-                self.live_stack.commit();
+                flow = self.execute(&mut print_state)?;
             }
             if flow == Flow::End {
                 self.scratch_all();
@@ -89,6 +88,21 @@ impl Env<'_> {
                 }
                 print_state = true;
             }
+        }
+    }
+
+    /// Checks the instruction that was arrived at; a path of speculation alone may end there.
+    fn execute(&mut self, print_state: &mut bool) -> Check<Flow> {
+        let at = self.insn as usize;
+        if self.cur.speculative && self.aux[at].nospec {
+            return Ok(Flow::End);
+        }
+        let checked = self.check_insn(print_state);
+        self.live_stack.commit();
+        match checked {
+            Err(refused) if self.stop_speculation(&refused) => Ok(Flow::End),
+            Ok(_) if self.cur.speculative && self.aux[at].nospec_after => Ok(Flow::End),
+            checked => checked,
         }
     }
 
@@ -253,7 +267,11 @@ impl Env<'_> {
                 }
             } else if self.options.prune {
                 in_loop = self.incomplete_marks(old);
-                let exact = if in_loop { Exactness::RangeWithin } else { Exactness::NotExact };
+                let exact = match (in_loop, self.explores_limits) {
+                    (true, _) => Exactness::RangeWithin,
+                    (false, true) => Exactness::SameScalars,
+                    (false, false) => Exactness::NotExact,
+                };
                 hit = self.states_equal(old, &self.cur, exact);
             }
             if hit {

@@ -15,15 +15,23 @@ use crate::state::stack::{ByteKind, SLOT, Slot};
 pub(crate) enum Exactness {
     /// Imprecise scalars do not matter.
     NotExact,
+    /// As [`Exactness::NotExact`], with every scalar the same: what is added to pointers is masked by what each path knows.
+    SameScalars,
     /// Every scalar within the old one's range.
     RangeWithin,
     /// The same up to renaming of ids.
     Exact,
 }
 
+impl Exactness {
+    fn may_leave_out(self) -> bool {
+        matches!(self, Self::NotExact | Self::SameScalars)
+    }
+}
+
 /// Renaming of the old state's ids to the new one's.
 #[derive(Debug, Default)]
-struct IdMap {
+pub(crate) struct IdMap {
     pairs: Vec<(u32, u32)>,
     temporary: u32,
 }
@@ -70,7 +78,8 @@ fn same_but_bounds(old: &Reg, new: &Reg) -> bool {
     old.ty == new.ty && old.off == new.off && old.extra == new.extra
 }
 
-fn same_regs(old: &Reg, new: &Reg, ids: &mut IdMap) -> bool {
+/// Whether two registers are the same up to renaming of ids.
+pub(crate) fn same_regs(old: &Reg, new: &Reg, ids: &mut IdMap) -> bool {
     same_but_bounds(old, new)
         && old.bounds == new.bounds
         && ids.check(old.id, new.id)
@@ -91,13 +100,16 @@ fn reg_safe(old: &Reg, new: &Reg, ids: &mut IdMap, exact: Exactness) -> bool {
     if exact == Exactness::Exact {
         return same_regs(old, new, ids);
     }
-    if old.base() == Base::NotInit && (exact == Exactness::NotExact || new.base() == Base::NotInit) {
+    if old.base() == Base::NotInit && (exact.may_leave_out() || new.base() == Base::NotInit) {
         return true;
     }
     if old.ty != new.ty {
         return false;
     }
     match old.base() {
+        Base::Scalar if exact == Exactness::SameScalars => {
+            same_but_bounds(old, new) && old.bounds == new.bounds && ids.check_scalar(old.id, new.id)
+        }
         Base::Scalar => {
             if (!old.precise && exact == Exactness::NotExact) || mutant::active(Mutant::BlindPruning) {
                 return true;
@@ -161,7 +173,7 @@ impl Env<'_> {
         let uninit_ok = self.caps.perfmon;
         for (i, o) in old.stack.iter().enumerate() {
             let n = new.stack.get(i);
-            if exact != Exactness::NotExact && n.is_none_or(|n| n.bytes != o.bytes) {
+            if !exact.may_leave_out() && n.is_none_or(|n| n.bytes != o.bytes) {
                 return false;
             }
             if !Self::slot_safe(o, n, ids, exact, uninit_ok) {

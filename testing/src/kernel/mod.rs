@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use btf::{BtfFd, BtfLoad, btf_load};
-pub use caps::without_perfmon;
+pub use caps::{Unprivileged, without_perfmon};
 pub use map::{Batch, Map, MapCreate, MapInfo};
 pub use memory::{KernelMemory, symbols};
 pub use prog::{LoadFailure, Loaded, Prog, ProgInfo, ProgLoad, TestRun, TestRunResult};

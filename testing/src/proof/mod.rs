@@ -28,6 +28,8 @@ const COMPARED: u64 = 2;
 const BUDGET: u64 = 2500;
 /// States that are recorded of one verification; a program with more is not witnessed.
 const STATES: usize = 20_000;
+/// Instructions that our walk may have processed of what the kernel is asked about: some that reach the limit take it minutes.
+const ASKED: u32 = 100_000;
 /// Instructions that the walk without pruning may process.
 const UNPRUNED: u32 = 10_000;
 
@@ -36,10 +38,12 @@ const UNPRUNED: u32 = 10_000;
 pub struct Report {
     /// Our verdict.
     pub ours: Verdict,
+    /// Instructions that our walk processed.
+    pub processed: u32,
     /// The kernel's, where it was asked.
     pub kernel: Option<Verdict>,
-    /// Our verdict without pruning; `None` when that would have taken too long, or went round in a loop that was widened: a
-    /// pruned walk leaves such a loop where an earlier walk of it covers the state, before it is widened again.
+    /// Our verdict without pruning; `None` when that would have taken too long, or if it is another refusal after a loop was
+    /// widened: such a walk goes round more often than the pruned one and knows less with each round.
     pub unpruned: Option<Verdict>,
     /// Whether executions were held against the verifier's states.
     pub witnessed: bool,
@@ -81,13 +85,14 @@ impl Prover {
     /// # Errors
     /// One sentence, when the kernel or an engine cannot be asked at all.
     pub fn ask(&mut self, program: &Program) -> Result<Report, String> {
-        let asked = self.kernel.as_mut().map(|kernel| kernel.program(program)).transpose();
-        let (kernel, loaded) = match asked.map_err(|errno| format!("the kernel refuses maps or types: {errno}"))? {
-            Some((verdict, loaded)) => (Some(verdict), loaded),
-            None => (None, None),
-        };
         let (mut report, executed) = self.execute(program)?;
-        report.kernel = kernel;
+        let mut loaded = None;
+        if let Some(kernel) = self.kernel.as_mut().filter(|_| report.processed <= ASKED) {
+            let asked =
+                kernel.program(program).map_err(|errno| format!("the kernel refuses maps or types: {errno}"))?;
+            report.kernel = Some(asked.0);
+            loaded = asked.1;
+        }
         if let Some(executed) = executed.filter(|_| report.errors.is_empty()) {
             let done = self.compare(program, &executed, loaded.as_ref(), &mut report);
             report.errors.extend(done.err());
@@ -110,12 +115,14 @@ impl Prover {
             // A walk that gave up no path is the one without pruning.
             let again = (recording.is_pruned() || !recording.is_complete()).then(|| recorded(spec, false));
             let gave_up = matches!(&again, Some((Err(refused), _)) if refused.stats.processed > UNPRUNED);
-            let circled = matches!(&again, Some((Err(refused), whole)) if whole.is_widened() && is_circle(refused));
             let unpruned = again.as_ref().map_or(&verified, |(unpruned, _)| unpruned);
+            let ours = Verdict::of(&verified);
+            let vague = matches!(&again, Some((Err(refused), whole)) if whole.is_widened() && refused.message != ours.message());
             let mut report = Report {
-                ours: Verdict::of(&verified),
+                ours,
+                processed: verified.as_ref().map_or_else(|refused| refused.stats, Verified::stats).processed,
                 kernel: None,
-                unpruned: (!gave_up && !circled).then(|| Verdict::of(unpruned)),
+                unpruned: (!gave_up && !vague).then(|| Verdict::of(unpruned)),
                 witnessed: false,
                 steps: 0,
                 compared: (0, 0),
@@ -248,11 +255,6 @@ fn recorded(spec: &ProgramSpec<'_>, prune: bool) -> (Result<Verified, Rejection>
     }
     let options = Options { log_level: 0, profile, prune, ..Options::default() };
     verify_recorded(spec, &options, &mut Log::new(), STATES)
-}
-
-/// Whether a walk ended because a path came back to a state of its own.
-fn is_circle(refused: &Rejection) -> bool {
-    refused.message.starts_with("infinite loop detected")
 }
 
 /// Whether nothing in the program answers differently each time, or in another engine: the time, random numbers, the CPU,

@@ -302,6 +302,15 @@ pub fn ctx_layout(prog: ProgType) -> Option<&'static CtxLayout> {
     ctx_layout_for(prog, attach)
 }
 
+/// Whether this access to the context takes CAP_BPF: `cgroup_skb` programs that everybody may load see no packet and set no
+/// time stamp.
+#[must_use]
+pub fn access_needs_bpf(prog: ProgType, off: u32, write: bool) -> bool {
+    const DATA_AND_END: std::ops::Range<u32> = 76..84;
+    const TSTAMP: std::ops::Range<u32> = 152..160;
+    prog == ProgType::CgroupSkb && (DATA_AND_END.contains(&off) || (write && TSTAMP.contains(&off)))
+}
+
 /// The context of a program type at this attach type.
 #[must_use]
 pub fn ctx_layout_for(prog: ProgType, attach: AttachType) -> Option<&'static CtxLayout> {

@@ -45,8 +45,8 @@ const NEEDS_PERFMON: &[u32] = &[
 ];
 /// Helpers that need CAP_BPF; only socket filters and cgroup_skb programs load without it.
 const NEEDS_BPF: &[u32] = &[
-    93, 94, 105, 106, 118, 153, 154, 164, 169, 170, 171, 172, 181, 182, 194, 195, 197, 198, 199, 200, 201, 202, 203,
-    208, 209,
+    17, 37, 80, 93, 94, 118, 123, 153, 154, 156, 157, 164, 169, 170, 171, 172, 181, 194, 197, 198, 199, 200, 201, 202,
+    203, 209, 210, 211,
 ];
 
 /// Helpers of infrared decoders, which the probed kernel was built without.

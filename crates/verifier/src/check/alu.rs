@@ -185,7 +185,7 @@ impl Env<'_> {
                 return Err(reject!(self, EACCES, "R{d} pointer {} pointer prohibited", symbol(op)));
             }
             self.mark_precise(d)?;
-            return self.pointer_alu(width, op, d, src_reg, dst_reg, true);
+            return self.pointer_alu(width, op, (d, src), src_reg, dst_reg, true);
         }
         if let Operand::Reg(s) = src
             && (!dst_reg.is_scalar() || dst_reg.precise)
@@ -193,8 +193,9 @@ impl Env<'_> {
             self.mark_precise(s.number())?;
         }
         if !dst_reg.is_scalar() {
-            return self.pointer_alu(width, op, d, dst_reg, src_reg, false);
+            return self.pointer_alu(width, op, (d, src), dst_reg, src_reg, false);
         }
+        self.sanitize_numbers(op, dst, src)?;
         let mut dst_reg = dst_reg;
         if let Some((zero, ones)) = scalar_alu::fork(op, &dst_reg.bounds, &src_reg.bounds) {
             let at = self.insn;
@@ -232,7 +233,15 @@ impl Env<'_> {
     }
 
     /// `dst` becomes `pointer op scalar`, or `scalar op pointer` with `reversed`.
-    fn pointer_alu(&mut self, width: Width, op: AluOp, d: u8, ptr: Reg, scalar: Reg, reversed: bool) -> Check {
+    fn pointer_alu(
+        &mut self,
+        width: Width,
+        op: AluOp,
+        (d, src): (u8, Operand),
+        ptr: Reg,
+        scalar: Reg,
+        reversed: bool,
+    ) -> Check {
         let b = &scalar.bounds;
         let known = b.is_const();
         let bad_known = known && (!b.s64.is_const() || !b.u64.is_const());
@@ -279,6 +288,7 @@ impl Env<'_> {
         }
         self.check_sane_offset(&scalar, ptr.ty)?;
         self.check_sane_offset(&ptr, ptr.ty)?;
+        let step = self.sanitize_move((op, d, src), &ptr, &scalar.bounds, reversed)?;
         let result = match op {
             AluOp::Add => self.pointer_add(ptr, scalar),
             AluOp::Sub => {
@@ -303,7 +313,8 @@ impl Env<'_> {
         self.check_sane_offset(&result, ptr.ty)?;
         result.bounds.sync();
         self.set_reg(d, result);
-        self.check_unprivileged_pointer(d)
+        self.check_unprivileged_pointer(d)?;
+        self.sanitize_moved(step, &result)
     }
 
     fn pointer_add(&mut self, ptr: Reg, scalar: Reg) -> Reg {
@@ -374,16 +385,12 @@ impl Env<'_> {
         let reg = *self.reg(d);
         match reg.base() {
             Base::Stack => {
+                let var = reg.bounds.var_off;
+                let off = i64::from(reg.off).wrapping_add(var.value.cast_signed());
                 if !reg.bounds.is_const() {
-                    let var = reg.bounds.var_off;
-                    return Err(reject!(
-                        self,
-                        EACCES,
-                        "R{d} variable stack access prohibited for !root, var_off={var} off={}",
-                        reg.off
-                    ));
+                    let text = format!("variable stack access prohibited for !root, var_off={var}");
+                    return Err(reject!(self, EACCES, "R{d} {text} off={off}"));
                 }
-                let off = i64::from(reg.off).wrapping_add(reg.bounds.var_off.value.cast_signed());
                 if !(-512..0).contains(&off) {
                     let text = "stack pointer arithmetic goes out of range, prohibited for !root";
                     return Err(reject!(self, EACCES, "R{d} {text}; off={off}"));

@@ -158,6 +158,10 @@ impl Env<'_> {
 
     /// `struct bpf_map` behind a map pointer: read-only, and none of it in this engine's programs.
     pub(crate) fn check_map_object(&mut self, n: u8, off: i32, size: u32, access: Access) -> Check {
+        if !self.caps.perfmon {
+            let text = "access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN";
+            return Err(reject!(self, EPERM, "'struct bpf_array' {text}"));
+        }
         if access == Access::Write {
             return Err(reject!(self, EACCES, "only read from bpf_array is supported"));
         }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use skep_abi::Errno;
 
 use crate::env::{Check, Env, log, reject};
+use crate::prune::{IdMap, same_regs};
 use crate::state::frame::{Frame, MAX_FRAMES, State};
 use crate::state::reg::Reg;
 use crate::verified::RejectionKind;
@@ -153,10 +154,13 @@ impl Env<'_> {
 }
 
 /// Scalars that changed since the last iteration and decided nothing become unknown, so that the loop converges; whether any did.
+/// One that was linked to others and is not, or the reverse, has changed.
 fn widen(old: &[Rc<Frame>], new: &mut State) -> bool {
-    let changed = |o: &Reg, n: &Reg| o.is_scalar() && n.is_scalar() && !o.precise && !n.precise && o.bounds != n.bounds;
+    let mut ids = IdMap::default();
+    let mut changed =
+        |o: &Reg, n: &Reg| o.is_scalar() && n.is_scalar() && !o.precise && !n.precise && !same_regs(o, n, &mut ids);
     let mut any = false;
-    for (number, old) in old.iter().enumerate().take(new.frames.len()) {
+    for (number, old) in old.iter().enumerate().take(new.frames.len()).rev() {
         for i in 0..10 {
             if changed(&old.regs[i], &new.frames[number].regs[i]) {
                 new.frame_at_mut(number).regs[i] = Reg::UNKNOWN;

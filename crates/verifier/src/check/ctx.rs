@@ -60,7 +60,9 @@ impl<'a> Env<'a> {
             return Err(unsupported!(self, "the context of this program type is not supported"));
         };
         let write = access == Access::Write;
-        let found = u32::try_from(off).ok().and_then(|o| layout.find(o, u32::from(size), write));
+        let prog_type = self.spec.prog_type;
+        let allowed = |off: &u32| self.caps.bpf || !skep_abi::ctx::access_needs_bpf(prog_type, *off, write);
+        let found = u32::try_from(off).ok().filter(allowed).and_then(|o| layout.find(o, u32::from(size), write));
         let kind = match found {
             Some(CtxAccess::Field(field)) => field.kind,
             Some(CtxAccess::Region) => CtxFieldKind::Scalar,

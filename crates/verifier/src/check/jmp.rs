@@ -48,6 +48,7 @@ impl Env<'_> {
                 self.mark_precise(s)?;
             }
             self.aux[at as usize].branch_seen |= if taken { 1 } else { 2 };
+            self.speculate(if taken { fallthrough } else { target }, [Some(d), src_number])?;
             self.log_branch();
             return Ok(if taken { target } else { fallthrough });
         }

@@ -76,7 +76,12 @@ impl Env<'_> {
             }
             self.scratch_reg(n);
             let reg = *self.reg(n);
-            let nullable = matches!(arg, KfuncArg::DynptrOrNull | KfuncArg::MemSizedOrNull);
+            // No memory at all may be anywhere.
+            let nullable = match arg {
+                KfuncArg::DynptrOrNull | KfuncArg::MemSizedOrNull => true,
+                KfuncArg::MemSized => self.reg(n + 1).is_null(),
+                _ => false,
+            };
             if (reg.is_null() || reg.ty.maybe_null()) && !nullable {
                 let text = "Possibly NULL pointer passed to trusted";
                 return Err(reject!(self, EACCES, "{text} arg{}", n - 1));

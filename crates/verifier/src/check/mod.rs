@@ -27,6 +27,7 @@ pub(crate) mod map_helper;
 pub(crate) mod mem;
 pub(crate) mod packet;
 pub(crate) mod refs;
+pub(crate) mod sanitize;
 pub(crate) mod stack;
 
 use skep_abi::Errno;

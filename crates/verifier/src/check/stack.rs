@@ -10,7 +10,7 @@ use crate::check::alu::MAX_VAR_OFF;
 use crate::env::{Check, Env, reject};
 use crate::mutant::{self, Mutant};
 use crate::state::reg::{Base, Reg};
-use crate::state::stack::{ByteKind, MAX_STACK, SLOT};
+use crate::state::stack::{ByteKind, MAX_STACK, SLOT, Slot};
 use crate::verified::RejectionKind;
 
 /// Slot and byte of a stack offset (negative, from the frame pointer).
@@ -141,6 +141,7 @@ impl Env<'_> {
             self.live_stack.write(frame, 1 << slot_index);
         }
         let reg = value.map(|r| *self.reg(r.number()));
+        self.guard_store(&slot, reg.as_ref(), size);
         let keep_invalid = self.caps.perfmon;
         match (reg, self.stored_immediate()) {
             (Some(mut reg), _) if aligned && reg.is_scalar() && self.caps.bpf && self.keeps_spills(size) => {
@@ -189,6 +190,15 @@ impl Env<'_> {
         }
         self.step_at(frame, slot_index);
         Ok(())
+    }
+
+    /// What a store overwrites on the stack may still be read in speculation.
+    fn guard_store(&mut self, slot: &Slot, reg: Option<&Reg>, size: usize) {
+        let seen = |kind: &ByteKind| !matches!(kind, ByteKind::Misc | ByteKind::Zero);
+        let kept = reg.is_some_and(|reg| reg.is_pointer() && !matches!(reg.base(), Base::Dynptr | Base::TpBuffer));
+        if !self.caps.perfmon && (kept || slot.bytes[..size].iter().any(seen)) {
+            self.aux[self.insn as usize].nospec_after = true;
+        }
     }
 
     /// Whether a scalar of this many bytes is remembered on the stack.

@@ -76,6 +76,14 @@ pub(super) const ROWS: &[Class] = &[
     row(
         C::Map,
         S::None,
+        "'struct {name}' access is allowed only to {who}",
+        "an access to the map itself",
+        "The map's own structure would tell something of the kernel.",
+        "Use helpers on the map, or load the program with CAP_PERFMON.",
+    ),
+    row(
+        C::Map,
+        S::None,
         "only read from bpf_array is supported",
         "an access to the map itself",
         "Of the map's own structure only some fields may be read.",

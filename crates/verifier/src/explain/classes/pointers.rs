@@ -89,7 +89,10 @@ pub(super) const ROWS: &[Class] = &[
         "r{reg} is {value}; unprivileged programs may not leave the object even for a moment.",
         "Bound the offset before it is added, or load the program with CAP_BPF and CAP_PERFMON.",
     )
-    .or(&["R{reg} {what}, prohibited for !root; off={off}"]),
+    .or(&[
+        "R{reg} {what}, prohibited for !root; off={off}",
+        "R{reg} {what}, pointer arithmetic with it prohibited for !root",
+    ]),
     row(
         C::Pointer,
         S::Reg,
