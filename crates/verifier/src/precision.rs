@@ -336,7 +336,13 @@ impl Env<'_> {
         }
         let mut at = start.parent;
         while let Some(id) = at {
+            // Above a state that was marked whole, all were marked with it: each walk has its own stretch of the path to mark.
             let Some(mut kept) = self.states.take(id) else { break };
+            if kept.state.all_precise {
+                self.states.put(id, kept);
+                break;
+            }
+            kept.state.all_precise = true;
             for number in 0..kept.state.frames.len() {
                 for i in 0..10 {
                     let reg = &kept.state.frames[number].regs[i];

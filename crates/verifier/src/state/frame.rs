@@ -198,6 +198,8 @@ pub struct State {
     pub dfs_depth: u32,
     /// Dead registers and slots have been forgotten.
     pub cleaned: bool,
+    /// Every scalar of it and of the states before it is precise.
+    pub all_precise: bool,
     /// Its place in the recording.
     #[cfg(feature = "shadow")]
     pub node: Option<u32>,
@@ -222,6 +224,7 @@ impl State {
             branches: 1,
             dfs_depth: 0,
             cleaned: false,
+            all_precise: false,
             #[cfg(feature = "shadow")]
             node: None,
         }
