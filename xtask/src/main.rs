@@ -75,7 +75,7 @@ enum Task {
     },
     /// Hold the verifier's bounds of every pair of small intervals, under every operator and jump, against all their values
     Exhaustive {
-        /// Intervals lie among 2^BITS values: 4 takes seconds, 6 minutes, 8 hours
+        /// Intervals lie among 2^BITS values: 4 takes seconds, 6 minutes, 8 half an hour on two CPUs
         #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=8))]
         bits: u32,
         /// Only tests whose name contains this

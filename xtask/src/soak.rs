@@ -104,6 +104,6 @@ pub(crate) fn exhaustive(bits: u32, filter: Option<&str>) -> Result<()> {
     step(&format!("every pair of intervals among {} values", 1u32 << bits));
     let filter = format!("state::exhaustive::{}", filter.unwrap_or_default());
     let mut test = cargo();
-    test.args(["test", "--release", "--package", "skep-verifier", "--lib", "--", &filter]);
+    test.args(["test", "--release", "--package", "skep-verifier", "--lib", "--", "--nocapture", &filter]);
     shell::run(test.env("SKEP_EXHAUSTIVE", bits.to_string()))
 }

@@ -94,18 +94,20 @@ fn execute(
         Step::Jump { op, width, dst, src, skip } => {
             let bounds = operand(registers, src, AluOp::Add, width);
             let target = next + usize::try_from(skip).expect("forward");
-            match branch::outcome(op, width, &registers[usize::from(dst)], &bounds) {
-                branch::Outcome::Always => return target,
-                branch::Outcome::Never => {}
-                branch::Outcome::Unknown(split) => {
-                    let mut taken = *registers;
-                    taken[usize::from(dst)] = split.taken.0;
-                    registers[usize::from(dst)] = split.fallthrough.0;
-                    if let Source::Reg(src) = src {
-                        taken[usize::from(src)] = split.taken.1;
-                        registers[usize::from(src)] = split.fallthrough.1;
+            let before = registers[usize::from(dst)];
+            match branch::is_branch_taken(op, width, &before, &bounds) {
+                Some(true) => return target,
+                Some(false) => {}
+                None => {
+                    let mut other = *registers;
+                    for (registers, taken) in [(&mut other, true), (&mut *registers, false)] {
+                        let (new_dst, new_src) = branch::refine(op, width, taken, &before, &bounds);
+                        registers[usize::from(dst)] = new_dst;
+                        if let Source::Reg(src) = src {
+                            registers[usize::from(src)] = new_src;
+                        }
                     }
-                    pending.entry(slot).or_default().push(taken);
+                    pending.entry(slot).or_default().push(other);
                 }
             }
         }

@@ -258,16 +258,38 @@ impl Bounds {
 
     /// Carries knowledge between the views until it settles for practice: intervals from bits, intervals from each
     /// other, bits from intervals, and once more intervals from bits.
+    ///
+    /// A step that taught nothing is not repeated: it would teach nothing again. `settles_as_without_short_cuts` holds this
+    /// against all steps.
     pub fn sync(&mut self) {
-        self.learn_from_bits();
+        if self.is_const() && *self == Self::constant(self.var_off.value) {
+            return;
+        }
+        // A copy that nothing points to, which the compiler keeps in registers.
+        let mut views = *self;
+        views.learn_from_bits();
+        let first = views;
         // A third round reaches what a 32-bit fact says of a 64-bit sign, and that of a 32-bit interval.
         for _ in 0..3 {
-            self.deduce32();
-            self.deduce64();
-            self.deduce_mixed();
+            let before = views;
+            views.deduce();
+            if views == before {
+                break;
+            }
         }
-        self.learn_bits();
-        self.learn_from_bits();
+        views.learn_bits();
+        if views != first {
+            views.learn_from_bits();
+        }
+        *self = views;
+    }
+
+    /// One round: intervals from each other.
+    #[inline(always)]
+    fn deduce(&mut self) {
+        self.deduce32();
+        self.deduce64();
+        self.deduce_mixed();
     }
 
     /// The same, by value.
@@ -401,6 +423,7 @@ impl Bounds {
     }
 
     /// Intervals from bits: the smallest and largest number that the known bits leave possible.
+    #[inline(always)]
     pub(crate) fn learn_from_bits(&mut self) {
         self.learn_from_bits32();
         let Tnum { value, mask } = self.var_off;
@@ -414,6 +437,7 @@ impl Bounds {
 
     /// The one value that has the known bits and lies in the unsigned interval, if there is no other. Where bits and
     /// interval contradict each other, a value of the bits.
+    #[inline(always)]
     fn only_value(&self) -> Option<u64> {
         let most = self.var_off.max();
         let next = |floor: u64| self.var_off.at_least(floor).unwrap_or(most);
@@ -428,6 +452,7 @@ impl Bounds {
     }
 
     /// The 32-bit half of [`Bounds::learn_from_bits`].
+    #[inline(always)]
     pub(crate) fn learn_from_bits32(&mut self) {
         let (value, mask) = (self.var_off.value as u32, self.var_off.mask as u32);
         let sign = mask & (1 << 31);
@@ -436,6 +461,7 @@ impl Bounds {
     }
 
     /// Bits from intervals: the common leading bits of the ends, of the whole and of the low half.
+    #[inline(always)]
     fn learn_bits(&mut self) {
         let whole = self.var_off.intersect(Tnum::range(self.u64.min, self.u64.max));
         let half = Tnum::range(u64::from(self.u32.min), u64::from(self.u32.max));
@@ -443,6 +469,7 @@ impl Bounds {
     }
 
     /// 32-bit intervals from 64-bit ones and from each other.
+    #[inline(always)]
     fn deduce32(&mut self) {
         // Where the upper half cannot change, the low half moves through one interval from end to end.
         if self.u64.min >> 32 == self.u64.max >> 32 {
@@ -485,6 +512,7 @@ impl Bounds {
     }
 
     /// 64-bit intervals from each other.
+    #[inline(always)]
     fn deduce64(&mut self) {
         if let Some(signed) = self.u64.in_order(|end| end as i64) {
             self.s64.narrow(signed);
@@ -502,6 +530,7 @@ impl Bounds {
 
     /// 64-bit intervals from 32-bit ones: with the upper half of an end kept, its low half can be raised to the
     /// smallest low half, or lowered to the largest.
+    #[inline(always)]
     fn deduce_mixed(&mut self) {
         self.splice(self.u32);
         if let Some(unsigned) = self.s32.in_order(|end| end as u32) {
@@ -516,6 +545,7 @@ impl Bounds {
         }
     }
 
+    #[inline(always)]
     fn splice(&mut self, low: Interval<u32>) {
         let with_low = |end: u64, low: u32| (end & !0xffff_ffff) | u64::from(low);
         self.u64.narrow(Interval::new(with_low(self.u64.min, low.min), with_low(self.u64.max, low.max)));
@@ -541,3 +571,7 @@ const fn signed_range(bits: u8) -> Interval<i64> {
     let max = i64::MAX >> (64 - bits as u32);
     Interval { min: !max, max }
 }
+
+#[cfg(test)]
+#[path = "bounds_tests.rs"]
+mod tests;

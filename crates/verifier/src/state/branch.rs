@@ -15,40 +15,6 @@ use super::bounds::{Bounds, Integer, Interval};
 use super::tnum::Tnum;
 use crate::mutant::{self, Mutant};
 
-/// What a conditional jump does, given the bounds of its operands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "made once per jump and taken apart at once, never stored")]
-pub enum Outcome {
-    /// It always jumps.
-    Always,
-    /// It never jumps.
-    Never,
-    /// Either; the operands on each side.
-    Unknown(Split),
-}
-
-/// The operands `(dst, src)` after an open conditional jump.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Split {
-    /// Where it jumps.
-    pub taken: (Bounds, Bounds),
-    /// Where it falls through.
-    pub fallthrough: (Bounds, Bounds),
-}
-
-/// Decides the jump, or narrows its operands on both sides.
-#[must_use]
-pub fn outcome(op: JmpOp, width: Width, dst: &Bounds, src: &Bounds) -> Outcome {
-    match is_branch_taken(op, width, dst, src) {
-        Some(true) => Outcome::Always,
-        Some(false) => Outcome::Never,
-        None => Outcome::Unknown(Split {
-            taken: refine(op, width, true, dst, src),
-            fallthrough: refine(op, width, false, dst, src),
-        }),
-    }
-}
-
 /// Whether `dst op src` is true of all operands, or of none.
 #[must_use]
 pub fn is_branch_taken(op: JmpOp, width: Width, dst: &Bounds, src: &Bounds) -> Option<bool> {
@@ -72,15 +38,23 @@ pub fn is_branch_taken(op: JmpOp, width: Width, dst: &Bounds, src: &Bounds) -> O
 #[must_use]
 pub fn refine(op: JmpOp, width: Width, taken: bool, dst: &Bounds, src: &Bounds) -> (Bounds, Bounds) {
     let (mut dst, mut src) = (*dst, *src);
-    let relation = if taken { Relation::of(op) } else { Relation::of(op).negated() };
-    relation.impose(width, &mut dst, &mut src);
-    for side in [&mut dst, &mut src] {
-        side.sync();
-        if side.check().is_err() {
-            side.unbound();
-        }
-    }
+    impose(op, width, taken, &mut dst, &mut src);
+    settle(&mut dst);
+    settle(&mut src);
     (dst, src)
+}
+
+/// The first half of [`refine`]: what the jump says itself, not yet carried between the views.
+pub(super) fn impose(op: JmpOp, width: Width, taken: bool, dst: &mut Bounds, src: &mut Bounds) {
+    Relation::of(op, taken).impose(width, dst, src);
+}
+
+/// The second half of [`refine`], for one operand.
+pub(super) fn settle(operand: &mut Bounds) {
+    operand.sync();
+    if operand.check().is_err() {
+        operand.unbound();
+    }
 }
 
 /// The same for a register that is compared with itself, twice: on the side that no execution takes both ends move, as in
@@ -88,16 +62,12 @@ pub fn refine(op: JmpOp, width: Width, taken: bool, dst: &Bounds, src: &Bounds) 
 #[must_use]
 pub fn refine_same(op: JmpOp, width: Width, taken: bool, both: &Bounds) -> (Bounds, Bounds) {
     let (mut low, mut high) = (*both, *both);
-    let relation = if taken { Relation::of(op) } else { Relation::of(op).negated() };
-    relation.impose(width, &mut low, &mut high);
+    Relation::of(op, taken).impose(width, &mut low, &mut high);
     low.u64.narrow(high.u64);
     low.s64.narrow(high.s64);
     low.u32.narrow(high.u32);
     low.s32.narrow(high.s32);
-    low.sync();
-    if low.check().is_err() {
-        low.unbound();
-    }
+    settle(&mut low);
     (low, low)
 }
 
@@ -171,29 +141,22 @@ enum Relation {
 }
 
 impl Relation {
-    const fn of(op: JmpOp) -> Self {
-        match op {
-            JmpOp::Eq => Self::Equal,
-            JmpOp::Ne => Self::Different,
-            JmpOp::Set => Self::SomeBit,
-            JmpOp::Lt => Self::Below { signed: false, strict: true, swapped: false },
-            JmpOp::Le => Self::Below { signed: false, strict: false, swapped: false },
-            JmpOp::Gt => Self::Below { signed: false, strict: true, swapped: true },
-            JmpOp::Ge => Self::Below { signed: false, strict: false, swapped: true },
-            JmpOp::Slt => Self::Below { signed: true, strict: true, swapped: false },
-            JmpOp::Sle => Self::Below { signed: true, strict: false, swapped: false },
-            JmpOp::Sgt => Self::Below { signed: true, strict: true, swapped: true },
-            JmpOp::Sge => Self::Below { signed: true, strict: false, swapped: true },
-        }
-    }
-
-    const fn negated(self) -> Self {
-        match self {
-            Self::Equal => Self::Different,
-            Self::Different => Self::Equal,
-            Self::SomeBit => Self::NoBit,
-            Self::NoBit => Self::SomeBit,
-            Self::Below { signed, strict, swapped } => Self::Below { signed, strict: !strict, swapped: !swapped },
+    /// What holds where the jump goes the way of `taken`. Each condition with an opposite says what that says of the other
+    /// side.
+    const fn of(op: JmpOp, taken: bool) -> Self {
+        match (op, taken) {
+            (JmpOp::Eq, true) | (JmpOp::Ne, false) => Self::Equal,
+            (JmpOp::Eq, false) | (JmpOp::Ne, true) => Self::Different,
+            (JmpOp::Set, true) => Self::SomeBit,
+            (JmpOp::Set, false) => Self::NoBit,
+            (JmpOp::Gt, true) | (JmpOp::Le, false) => Self::Below { signed: false, strict: true, swapped: true },
+            (JmpOp::Gt, false) | (JmpOp::Le, true) => Self::Below { signed: false, strict: false, swapped: false },
+            (JmpOp::Ge, true) | (JmpOp::Lt, false) => Self::Below { signed: false, strict: false, swapped: true },
+            (JmpOp::Ge, false) | (JmpOp::Lt, true) => Self::Below { signed: false, strict: true, swapped: false },
+            (JmpOp::Sgt, true) | (JmpOp::Sle, false) => Self::Below { signed: true, strict: true, swapped: true },
+            (JmpOp::Sgt, false) | (JmpOp::Sle, true) => Self::Below { signed: true, strict: false, swapped: false },
+            (JmpOp::Sge, true) | (JmpOp::Slt, false) => Self::Below { signed: true, strict: false, swapped: true },
+            (JmpOp::Sge, false) | (JmpOp::Slt, true) => Self::Below { signed: true, strict: true, swapped: false },
         }
     }
 

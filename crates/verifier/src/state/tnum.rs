@@ -154,13 +154,16 @@ impl Tnum {
     }
 
     /// Product modulo 2^64, by long multiplication: a known one adds the shifted multiplicand, an unknown bit joins the
-    /// sums with and without it.
+    /// sums with and without it. Once all bits from a place on are unknown, what is added there changes nothing.
     #[must_use]
     pub const fn mul(self, other: Self) -> Self {
         let mut sum = Self::ZERO;
         let mut bits = self.max();
         while bits != 0 {
             let place = bits.trailing_zeros();
+            if sum.mask >> place == u64::MAX >> place {
+                break;
+            }
             bits &= bits - 1;
             let with = sum.add(Self::new(other.value << place, other.mask << place));
             sum = if (self.value >> place) & 1 == 1 { with } else { sum.union(with) };

@@ -65,6 +65,27 @@ fn products_hold_every_product() {
     }
 }
 
+/// Long multiplication over every bit, without the end that it may come to early.
+fn long_product(a: Tnum, b: Tnum) -> Tnum {
+    (0..64).filter(|place| a.max() >> place & 1 == 1).fold(Tnum::ZERO, |sum, place| {
+        let with = sum.add(Tnum::new(b.value << place, b.mask << place));
+        if a.value >> place & 1 == 1 { with } else { sum.union(with) }
+    })
+}
+
+#[test]
+fn products_end_early_where_nothing_changes() {
+    let small = [0u64, 1, 2, 3, 5, 8, 0x80, 0xfffe];
+    let words: Vec<u64> = small.iter().flat_map(|word| [*word, word.wrapping_neg(), word << 30, word << 60]).collect();
+    let pairs = words.iter().flat_map(|value| words.iter().map(move |mask| Tnum::new(value & !mask, *mask)));
+    let numbers: Vec<Tnum> = pairs.collect();
+    for a in &numbers {
+        for b in &numbers {
+            assert_eq!(a.mul(*b), long_product(*a, *b), "{a} * {b}");
+        }
+    }
+}
+
 #[test]
 fn products_of_constants_are_constant() {
     for (x, y) in [(3, 5), (u64::MAX, u64::MAX), (1 << 63, 2), (0, 77), (0x1_0000_0001, 0xffff_ffff)] {
