@@ -4,6 +4,7 @@
 use skep::bpf::cmd;
 use skep::{Engine, LightError, LightSkeleton, Mode, Syscall, UserMemory};
 use skep_abi::{Errno, MapType, ProgType, RawInsn, asm};
+use skep_btf::{Builder, Composite, Int, Member, TypeData};
 
 /// One buffer that addresses from 4096 on lead to.
 struct Buffer(std::cell::RefCell<Vec<u8>>);
@@ -249,4 +250,56 @@ fn a_loader_that_fails_leaves_nothing() {
         other => unreachable!("{other:?}"),
     }
     assert_eq!(engine.open_fds(), 0);
+}
+
+/// Types are what they were loaded as: a second load of the same bytes describes other objects, as far as anyone can tell.
+#[test]
+fn a_map_of_objects_goes_with_programs_of_its_own_types_alone() {
+    let engine = Engine::new().unwrap();
+    // A value that keeps an object: struct slot { struct item kptr *item; }.
+    let mut types = Builder::new();
+    let name = types.string("item").unwrap();
+    let int = |size: u8| TypeData::Int(Int { size: size.into(), encoding: 0, offset: 0, bits: size * 8 });
+    let (key, number) = (types.add("u32", int(4)).unwrap(), types.add("u64", int(8)).unwrap());
+    let record = |ty| {
+        let members = vec![Member { name, ty, bit_offset: 0, bitfield_size: 0 }];
+        TypeData::Struct(Composite { size: 8, members, kind_flag: false })
+    };
+    let item = types.add("item", record(number)).unwrap();
+    let kept = types.add("kptr", TypeData::TypeTag { ty: item, attribute: false }).unwrap();
+    let pointer = types.add("", TypeData::Ptr(kept)).unwrap();
+    let slot = types.add("slot", record(pointer)).unwrap();
+    let load_types = || {
+        let bytes = types.to_bytes().unwrap();
+        let mut attr = vec![0; 32];
+        attr[..8].copy_from_slice(&START.to_ne_bytes());
+        attr[16..20].copy_from_slice(&u32::try_from(bytes.len()).unwrap().to_ne_bytes());
+        engine.bpf(&Buffer(bytes.into()), cmd::BPF_BTF_LOAD, &attr).unwrap()
+    };
+    let (own, foreign) = (load_types(), load_types());
+    let create = |btf, key_type, value_type| {
+        let mut attr = words(&[MapType::Array as u32, 4, 8, 1]);
+        attr.resize(72, 0);
+        attr[48..60].copy_from_slice(&words(&[btf, key_type, value_type]));
+        engine.bpf(&Buffer(vec![0; 64].into()), cmd::BPF_MAP_CREATE, &attr).unwrap()
+    };
+    let (of_objects, of_bytes) = (create(own, key.0, slot.0), create(0, 0, 0));
+    let load = |map: u32, btf: u32| {
+        let mut insns = asm::assemble("r1 = 0 ll\nr0 = 0\nexit").unwrap();
+        insns[0].src = 1;
+        insns[0].imm = map.cast_signed();
+        let mut bytes = RawInsn::program_to_bytes(&insns);
+        let license = START + bytes.len() as u64;
+        bytes.extend_from_slice(b"GPL\0");
+        let mut attr = vec![0; 128];
+        attr[..8].copy_from_slice(&words(&[ProgType::Xdp as u32, u32::try_from(insns.len()).unwrap()]));
+        attr[8..16].copy_from_slice(&START.to_ne_bytes());
+        attr[16..24].copy_from_slice(&license.to_ne_bytes());
+        attr[72..76].copy_from_slice(&btf.to_ne_bytes());
+        engine.bpf(&Buffer(bytes.into()), cmd::BPF_PROG_LOAD, &attr).map(drop)
+    };
+    assert_eq!(load(of_objects, own), Ok(()));
+    assert_eq!(load(of_objects, foreign), Err(Errno::EINVAL), "other types");
+    assert_eq!(load(of_objects, 0), Err(Errno::EINVAL), "no types");
+    assert_eq!(load(of_bytes, foreign), Ok(()), "a map that keeps no objects");
 }

@@ -4,7 +4,9 @@
 use std::os::fd::OwnedFd;
 
 use skep::{Engine, LoadOptions, Mode, Object, Xdp};
+use skep_abi::MapType;
 use skep_runtime::map::array::Array;
+use skep_runtime::map::{Map, MapSpec};
 
 fn object(file: &str) -> Object {
     Object::open(format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -73,5 +75,50 @@ fn constants_are_used_again_only_where_they_are_equal() {
         assert_eq!(again.raw_map(".rodata").unwrap().id(), rodata.id());
         let error = engine.load_with(version(2), &options).unwrap_err();
         assert_eq!(error.to_string(), "map '.rodata': cannot be adopted: its constants differ: EINVAL");
+    }
+}
+
+/// The maps of an object whose programs are not loaded.
+fn maps_alone(file: &str) -> Object {
+    let mut alone = object(file);
+    let programs: Vec<String> = alone.programs().iter().map(|program| program.name.clone()).collect();
+    programs.iter().for_each(|program| alone.set_autoload(program, false).unwrap());
+    alone
+}
+
+#[test]
+fn a_map_is_used_again_only_where_it_has_the_shape_that_is_declared() {
+    let refusal = |engine: &Engine, file: &str, name: &str, map: &Map| {
+        let options = LoadOptions::default().reuse_map(name, map);
+        engine.load_with(maps_alone(file), &options).err().map(|error| error.to_string())
+    };
+    for engine in engines() {
+        // A hash of 4 and 8 bytes with a flag: each respect in which another map may differ.
+        let file = "crates/object/tests/c/maps.bpf.o";
+        let declared = maps_alone(file).spec().maps.iter().find(|map| map.map_flags != 0).unwrap().clone();
+        let same = MapSpec::new(MapType::Hash, declared.key_size, declared.value_size, declared.max_entries)
+            .flags(declared.map_flags);
+        let differ = [
+            MapSpec { map_type: Some(MapType::LruHash), flags: 0, ..same.clone() },
+            MapSpec { key_size: same.key_size + 4, ..same.clone() },
+            MapSpec { value_size: same.value_size + 8, ..same.clone() },
+            MapSpec { max_entries: same.max_entries + 1, ..same.clone() },
+            MapSpec { flags: 0, ..same.clone() },
+        ];
+        let create = |spec: &MapSpec| Map::create(spec, engine.cpus()).unwrap();
+        assert_eq!(refusal(&engine, file, &declared.name, &create(&same)), None);
+        let wanted = format!("map '{}': cannot be adopted: its layout differs: EINVAL", declared.name);
+        for other in &differ {
+            assert_eq!(refusal(&engine, file, &declared.name, &create(other)), Some(wanted.clone()), "{other:?}");
+        }
+
+        // What a value keeps is part of its shape, and objects of programs stay with the programs that made them.
+        let file = "testing/c/objects.bpf.o";
+        let first = engine.load(maps_alone(file)).unwrap().raw_map("slots").unwrap();
+        let info = first.info();
+        let plain = create(&MapSpec::new(MapType::Array, info.key_size, info.value_size, info.max_entries));
+        let refused = |map| refusal(&engine, file, "slots", map).unwrap();
+        assert_eq!(refused(&plain), "map 'slots': cannot be adopted: its layout differs: EINVAL");
+        assert_eq!(refused(&first), "map 'slots': cannot be adopted: it keeps objects of programs: EBUSY");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Intervals of `2^bits` values lie across the places where 32- and 64-bit numbers wrap or change sign, and low halves
 //! with several upper halves above them. `SKEP_EXHAUSTIVE` says how many bits, 4 otherwise. Beyond 6, where an operator has a
-//! thousand million pairs at each place, the places are the unsigned numbers from 0 and the signed ones around it.
+//! thousand million pairs at each place, the places are the unsigned numbers from 0 and the signed ones around it. Each
+//! operator is a test of its own, so that they run side by side.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -12,8 +13,6 @@
 )]
 
 mod intervals;
-
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use skep_abi::{AluOp, JmpOp, Width};
 
@@ -54,18 +53,15 @@ fn say(what: &str, pairs: u64) {
 
 const WIDTHS: [Width; 2] = [Width::W32, Width::W64];
 
-const ALU: [AluOp; 10] = [
-    AluOp::Add,
-    AluOp::Sub,
-    AluOp::Mul,
-    AluOp::Div,
-    AluOp::Mod,
-    AluOp::Sdiv,
-    AluOp::Smod,
-    AluOp::And,
-    AluOp::Or,
-    AluOp::Xor,
-];
+/// One test for each operator or condition.
+macro_rules! each {
+    ($check:path: $($name:ident $what:expr)*) => { $(
+        #[test]
+        fn $name() {
+            $check($what);
+        }
+    )* };
+}
 
 /// RFC 9669, for one pair of values.
 fn concrete_alu(op: AluOp, width: Width, x: u64, y: u64) -> u64 {
@@ -112,49 +108,63 @@ fn concrete_alu(op: AluOp, width: Width, x: u64, y: u64) -> u64 {
     }
 }
 
-#[test]
-fn arithmetic_holds_every_result() {
-    for op in ALU {
-        let mut pairs = 0;
-        for_run_pairs(&[UNSIGNED, SIGNED], |left, right| {
-            for width in WIDTHS {
-                let image = |x, y| Hull::of(concrete_alu(op, width, x, y));
-                pairs +=
-                    for_pairs(left, right, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
-                        let ours = scalar_alu::alu(op, width, dst, src);
-                        let names = (&left.name, &right.name);
-                        assert!(exact.fits(&ours), "{op:?} {width:?} {names:?}\n{dst:x?}\n{src:x?}\n{ours:x?}");
-                    });
-            }
-        });
-        say(&format!("{op:?}"), pairs);
-    }
+mod arithmetic_holds_every_result {
+    use super::{AluOp, arithmetic};
+
+    each!(arithmetic:
+        add AluOp::Add
+        sub AluOp::Sub
+        mul AluOp::Mul
+        div AluOp::Div
+        modulo AluOp::Mod
+        sdiv AluOp::Sdiv
+        smod AluOp::Smod
+        and AluOp::And
+        or AluOp::Or
+        xor AluOp::Xor
+    );
+}
+
+fn arithmetic(op: AluOp) {
+    let mut pairs = 0;
+    for_run_pairs(&[UNSIGNED, SIGNED], |left, right| {
+        for width in WIDTHS {
+            let image = |x, y| Hull::of(concrete_alu(op, width, x, y));
+            pairs += for_pairs(left, right, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
+                let ours = scalar_alu::alu(op, width, dst, src);
+                let names = (&left.name, &right.name);
+                assert!(exact.fits(&ours), "{op:?} {width:?} {names:?}\n{dst:x?}\n{src:x?}\n{ours:x?}");
+            });
+        }
+    });
+    say(&format!("{op:?}"), pairs);
+}
+
+mod forks_hold_every_result {
+    use super::{AluOp, forks};
+
+    each!(forks: and AluOp::And or AluOp::Or);
 }
 
 /// The two cases of a fork together hold every result.
-#[test]
-fn forks_hold_every_result() {
-    let (bits, forks) = (bits(), AtomicU64::new(0));
+fn forks(op: AluOp) {
+    let (bits, mut forks, mut pairs) = (bits(), 0, 0);
     let signs = [Run::whole(bits, 0), Run::low(bits, 0)];
-    for op in [AluOp::And, AluOp::Or] {
-        let mut pairs = 0;
-        for right in chosen(&runs(bits), &[UNSIGNED, SIGNED]) {
-            for (left, width) in signs.iter().flat_map(|left| WIDTHS.map(|width| (left, width))) {
-                let image = |x, y| Hull::of(concrete_alu(op, width, x, y));
-                pairs +=
-                    for_pairs(left, right, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
-                        let Some((zero, ones)) = scalar_alu::fork(op, dst, src) else { return };
-                        forks.fetch_add(1, Ordering::Relaxed);
-                        let mut both = hull(&scalar_alu::alu(op, width, &zero, src));
-                        both.merge(&hull(&scalar_alu::alu(op, width, &ones, src)));
-                        assert!(exact.u64.within(both.u64) && exact.s64.within(both.s64), "{op:?} {dst:x?} {src:x?}");
-                        assert!(exact.u32.within(both.u32) && exact.s32.within(both.s32), "{op:?} {dst:x?} {src:x?}");
-                    });
-            }
+    for right in chosen(&runs(bits), &[UNSIGNED, SIGNED]) {
+        for (left, width) in signs.iter().flat_map(|left| WIDTHS.map(|width| (left, width))) {
+            let image = |x, y| Hull::of(concrete_alu(op, width, x, y));
+            pairs += for_pairs(left, right, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
+                let Some((zero, ones)) = scalar_alu::fork(op, dst, src) else { return };
+                forks += 1;
+                let mut both = hull(&scalar_alu::alu(op, width, &zero, src));
+                both.merge(&hull(&scalar_alu::alu(op, width, &ones, src)));
+                assert!(exact.u64.within(both.u64) && exact.s64.within(both.s64), "{op:?} {dst:x?} {src:x?}");
+                assert!(exact.u32.within(both.u32) && exact.s32.within(both.s32), "{op:?} {dst:x?} {src:x?}");
+            });
         }
-        say(&format!("{op:?}, where it may be explored in two cases"), pairs);
     }
-    assert!(forks.into_inner() > 0);
+    assert!(forks > 0);
+    say(&format!("{op:?}, explored in two cases {forks} times"), pairs);
 }
 
 fn hull(bounds: &Bounds) -> Hull {
@@ -164,49 +174,50 @@ fn hull(bounds: &Bounds) -> Hull {
 
 const SHIFTS: [AluOp; 3] = [AluOp::Lsh, AluOp::Rsh, AluOp::Arsh];
 
-#[test]
-fn shifts_hold_every_result() {
-    for op in SHIFTS {
-        let mut pairs = 0;
-        for run in runs(bits()) {
-            for width in WIDTHS {
-                for amount in 0..if width == Width::W32 { 32 } else { 64 } {
-                    let amounts = Run::new("amount".into(), 0, |_| vec![amount], |_, _| Bounds::constant(amount));
-                    let image = |x, y| Hull::of(concrete_alu(op, width, x, y));
-                    pairs += for_pairs(
-                        &run,
-                        &amounts,
-                        image,
-                        |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
-                            let ours = scalar_alu::alu(op, width, dst, src);
-                            assert!(exact.fits(&ours), "{op:?} {width:?} by {amount}\n{dst:x?}\n{ours:x?}");
-                        },
-                    );
-                }
-            }
-        }
-        say(&format!("{op:?} by each amount"), pairs);
-    }
+mod shifts_hold_every_result {
+    use super::{AluOp, shifts};
+
+    each!(shifts: lsh AluOp::Lsh rsh AluOp::Rsh arsh AluOp::Arsh);
 }
 
-/// Amounts are intervals too; what is beyond the width counts modulo the width (RFC 9669).
-#[test]
-fn shifts_by_intervals_hold_every_result() {
-    let amounts = Run::whole(bits(), 1 << (bits() - 1));
-    for op in SHIFTS {
-        let mut pairs = 0;
-        for run in chosen(&runs(bits()), &[UNSIGNED, SIGNED]) {
-            for (width, mask) in [(Width::W32, 31), (Width::W64, 63)] {
-                let image = |x, y: u64| Hull::of(concrete_alu(op, width, x, y & mask));
+fn shifts(op: AluOp) {
+    let mut pairs = 0;
+    for run in runs(bits()) {
+        for width in WIDTHS {
+            for amount in 0..if width == Width::W32 { 32 } else { 64 } {
+                let amounts = Run::new("amount".into(), 0, |_| vec![amount], |_, _| Bounds::constant(amount));
+                let image = |x, y| Hull::of(concrete_alu(op, width, x, y));
                 pairs +=
-                    for_pairs(run, &amounts, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
+                    for_pairs(&run, &amounts, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
                         let ours = scalar_alu::alu(op, width, dst, src);
-                        assert!(exact.fits(&ours), "{op:?} {width:?}\n{dst:x?}\n{src:x?}\n{ours:x?}");
+                        assert!(exact.fits(&ours), "{op:?} {width:?} by {amount}\n{dst:x?}\n{ours:x?}");
                     });
             }
         }
-        say(&format!("{op:?} by an interval"), pairs);
     }
+    say(&format!("{op:?} by each amount"), pairs);
+}
+
+mod shifts_by_intervals_hold_every_result {
+    use super::{AluOp, shifts_by_intervals};
+
+    each!(shifts_by_intervals: lsh AluOp::Lsh rsh AluOp::Rsh arsh AluOp::Arsh);
+}
+
+/// Amounts are intervals too; what is beyond the width counts modulo the width (RFC 9669).
+fn shifts_by_intervals(op: AluOp) {
+    let amounts = Run::whole(bits(), 1 << (bits() - 1));
+    let mut pairs = 0;
+    for run in chosen(&runs(bits()), &[UNSIGNED, SIGNED]) {
+        for (width, mask) in [(Width::W32, 31), (Width::W64, 63)] {
+            let image = |x, y: u64| Hull::of(concrete_alu(op, width, x, y & mask));
+            pairs += for_pairs(run, &amounts, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, exact| {
+                let ours = scalar_alu::alu(op, width, dst, src);
+                assert!(exact.fits(&ours), "{op:?} {width:?}\n{dst:x?}\n{src:x?}\n{ours:x?}");
+            });
+        }
+    }
+    say(&format!("{op:?} by an interval"), pairs);
 }
 
 #[test]
@@ -224,7 +235,7 @@ fn shifts_by_an_unknown_or_large_amount_know_nothing() {
 fn extensions_and_swaps_hold_every_result() {
     use skep_abi::EndKind;
     let nothing = Run::new("nothing".into(), 0, |_| vec![0], |_, _| Bounds::ZERO);
-    let unary = |run: &Run, name: &str, exact: &dyn Fn(u64) -> u64, ours: &(dyn Fn(&Bounds) -> Bounds + Sync)| {
+    let unary = |run: &Run, name: &str, exact: &dyn Fn(u64) -> u64, ours: &dyn Fn(&Bounds) -> Bounds| {
         let image = |x, _| Hull::of(exact(x));
         for_pairs(run, &nothing, image, |Known { bounds: dst, .. }, _, exact| {
             let ours = ours(dst);
@@ -263,15 +274,15 @@ fn extensions_and_swaps_hold_every_result() {
     }
 }
 
-/// Each condition with its opposite, and the numbers that it compares.
-const JMP: [(JmpOp, Option<JmpOp>, usize); 6] = [
-    (JmpOp::Set, None, SIGNED),
-    (JmpOp::Eq, Some(JmpOp::Ne), SIGNED),
-    (JmpOp::Gt, Some(JmpOp::Le), UNSIGNED),
-    (JmpOp::Ge, Some(JmpOp::Lt), UNSIGNED),
-    (JmpOp::Sgt, Some(JmpOp::Sle), SIGNED),
-    (JmpOp::Sge, Some(JmpOp::Slt), SIGNED),
-];
+/// A condition, its opposite, and the numbers that it compares.
+type Condition = (JmpOp, Option<JmpOp>, usize);
+
+const SET: Condition = (JmpOp::Set, None, SIGNED);
+const EQ: Condition = (JmpOp::Eq, Some(JmpOp::Ne), SIGNED);
+const GT: Condition = (JmpOp::Gt, Some(JmpOp::Le), UNSIGNED);
+const GE: Condition = (JmpOp::Ge, Some(JmpOp::Lt), UNSIGNED);
+const SGT: Condition = (JmpOp::Sgt, Some(JmpOp::Sle), SIGNED);
+const SGE: Condition = (JmpOp::Sge, Some(JmpOp::Slt), SIGNED);
 
 fn concrete_jump(op: JmpOp, width: Width, x: u64, y: u64) -> bool {
     let (x, y, signed_x, signed_y) = match width {
@@ -293,33 +304,36 @@ fn concrete_jump(op: JmpOp, width: Width, x: u64, y: u64) -> bool {
     }
 }
 
-#[test]
-fn jumps_keep_every_operand_that_goes_their_way() {
-    for (op, opposite, wide) in JMP {
-        // The opposite narrows by the same two relations; beyond 6 bits one of them has to do.
-        let opposite = opposite.filter(|_| bits() <= 6);
-        let mut pairs = 0;
-        for_run_pairs(&[wide], |left, right| {
-            for width in WIDTHS {
-                // The values of dst and src for which it jumps, and those for which it does not.
-                let image = |x, y| {
-                    let (x_hull, y_hull, none) = (Hull::of(x), Hull::of(y), Hull::EMPTY);
-                    let jumps = concrete_jump(op, width, x, y);
-                    assert!(opposite.is_none_or(|opposite| concrete_jump(opposite, width, x, y) != jumps));
-                    if jumps { [x_hull, y_hull, none, none] } else { [none, none, x_hull, y_hull] }
-                };
-                pairs += for_pairs(left, right, image, |dst, src, [x, y, not_x, not_y]| {
-                    let names = (&left.name, &right.name);
-                    keeps(op, width, (dst, src), [x, y, not_x, not_y], names);
-                    if let Some(opposite) = opposite {
-                        keeps(opposite, width, (dst, src), [not_x, not_y, x, y], names);
-                    }
-                });
-            }
-        });
-        let or = opposite.map_or_else(String::new, |opposite| format!(" and {opposite:?}"));
-        say(&format!("{op:?}{or}"), pairs);
-    }
+mod jumps_keep_every_operand_that_goes_their_way {
+    use super::{EQ, GE, GT, SET, SGE, SGT, jumps};
+
+    each!(jumps: set SET eq EQ gt GT ge GE sgt SGT sge SGE);
+}
+
+fn jumps((op, opposite, wide): Condition) {
+    // The opposite narrows by the same two relations; beyond 6 bits one of them has to do.
+    let opposite = opposite.filter(|_| bits() <= 6);
+    let mut pairs = 0;
+    for_run_pairs(&[wide], |left, right| {
+        for width in WIDTHS {
+            // The values of dst and src for which it jumps, and those for which it does not.
+            let image = |x, y| {
+                let (x_hull, y_hull, none) = (Hull::of(x), Hull::of(y), Hull::EMPTY);
+                let jumps = concrete_jump(op, width, x, y);
+                assert!(opposite.is_none_or(|opposite| concrete_jump(opposite, width, x, y) != jumps));
+                if jumps { [x_hull, y_hull, none, none] } else { [none, none, x_hull, y_hull] }
+            };
+            pairs += for_pairs(left, right, image, |dst, src, [x, y, not_x, not_y]| {
+                let names = (&left.name, &right.name);
+                keeps(op, width, (dst, src), [x, y, not_x, not_y], names);
+                if let Some(opposite) = opposite {
+                    keeps(opposite, width, (dst, src), [not_x, not_y, x, y], names);
+                }
+            });
+        }
+    });
+    let or = opposite.map_or_else(String::new, |opposite| format!(" and {opposite:?}"));
+    say(&format!("{op:?}{or}"), pairs);
 }
 
 /// Whether both sides of a jump keep what goes their way: `sides` are `dst` and `src` where it jumps, and where not.
@@ -351,14 +365,17 @@ fn refined(op: JmpOp, width: Width, taken: bool, dst: &Known, src: &Known) -> (B
     operands
 }
 
+mod order_of_intervals_is_decided_exactly {
+    use super::{EQ, GE, GT, SGE, SGT, decisions};
+
+    each!(decisions: eq EQ gt GT ge GE sgt SGT sge SGE);
+}
+
 /// Where both operands are intervals in the order that the jump looks at, it is decided whenever it can be.
-#[test]
-fn order_of_intervals_is_decided_exactly() {
-    let bits = bits();
-    let run = Run::whole(bits, 1 << (bits - 1));
-    let both = JMP.into_iter().flat_map(|(op, opposite, _)| [Some(op), opposite]).flatten();
-    for op in both.filter(|op| !matches!(op, JmpOp::Set)) {
-        let mut pairs = 0;
+fn decisions((op, opposite, _): Condition) {
+    let run = Run::whole(bits(), 1 << (bits() - 1));
+    let mut pairs = 0;
+    for op in [Some(op), opposite].into_iter().flatten() {
         for width in WIDTHS {
             let image = |x, y| if concrete_jump(op, width, x, y) { 0b01u8 } else { 0b10 };
             pairs += for_pairs(&run, &run, image, |Known { bounds: dst, .. }, Known { bounds: src, .. }, sides| {
@@ -366,6 +383,6 @@ fn order_of_intervals_is_decided_exactly() {
                 assert_eq!(branch::is_branch_taken(op, width, dst, src), exact, "{op:?} {dst:x?} {src:x?}");
             });
         }
-        say(&format!("{op:?} decided"), pairs);
     }
+    say(&format!("{op:?} and its opposite, decided"), pairs);
 }

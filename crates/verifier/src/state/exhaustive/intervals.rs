@@ -1,17 +1,15 @@
 //! Runs of neighbouring values, all their intervals, and what each pair of intervals makes.
 //!
 //! Owns the walk over pairs: the image of a pair of intervals is merged from those of smaller pairs, so each pair costs one
-//! merge however many values it holds, and the rows of one walk are shared among threads. Invariant: every pair of intervals
-//! of both runs is checked once. Kernel counterpart: none.
-
-use std::sync::atomic::{AtomicUsize, Ordering};
+//! merge however many values it holds. Invariant: every pair of intervals of both runs is checked once. Kernel counterpart:
+//! none.
 
 use super::super::bounds::{Bounds, Integer, Interval};
 use super::super::branch::settle;
 use super::super::tnum::Tnum;
 
 /// What values have in common: it grows as values are merged into it.
-pub(super) trait Image: Copy + Send + Sync {
+pub(super) trait Image: Copy {
     /// Of no value.
     const EMPTY: Self;
 
@@ -194,7 +192,7 @@ pub(super) fn for_pairs<I: Image>(
     left: &Run,
     right: &Run,
     image: impl Fn(u64, u64) -> I,
-    check: impl Fn(&Known, &Known, &I) + Sync,
+    mut check: impl FnMut(&Known, &Known, &I),
 ) -> u64 {
     let at = |x: usize, y: usize| {
         let mut merged = I::EMPTY;
@@ -204,39 +202,21 @@ pub(super) fn for_pairs<I: Image>(
         merged
     };
     let images: Vec<Vec<I>> = (0..left.len()).map(|x| (0..right.len()).map(|y| at(x, y)).collect()).collect();
-    let next = AtomicUsize::new(0);
-    let rows = || {
-        loop {
-            let a = next.fetch_add(1, Ordering::Relaxed);
-            if a >= left.len() {
-                return;
-            }
-            from_place(a, left, right, &images, &check);
-        }
-    };
-    // A small walk is over before a thread would have begun.
-    let threads = if left.len() > 64 { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
-    std::thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(rows)));
-        rows();
-    });
-    intervals(left) * intervals(right)
-}
-
-/// The pairs whose left interval begins at place `a`.
-fn from_place<I: Image>(a: usize, left: &Run, right: &Run, images: &[Vec<I>], check: &impl Fn(&Known, &Known, &I)) {
-    let mut columns = vec![I::EMPTY; right.len()];
-    for (b, row) in images.iter().enumerate().skip(a) {
-        columns.iter_mut().zip(row).for_each(|(column, image)| column.merge(image));
-        let dst = &left.known[a][b];
-        for (c, from_c) in right.known.iter().enumerate() {
-            let mut merged = I::EMPTY;
-            for (column, src) in columns.iter().zip(from_c).skip(c) {
-                merged.merge(column);
-                check(dst, src, &merged);
+    for a in 0..left.len() {
+        let mut columns = vec![I::EMPTY; right.len()];
+        for (b, row) in images.iter().enumerate().skip(a) {
+            columns.iter_mut().zip(row).for_each(|(column, image)| column.merge(image));
+            let dst = &left.known[a][b];
+            for (c, from_c) in right.known.iter().enumerate() {
+                let mut merged = I::EMPTY;
+                for (column, src) in columns.iter().zip(from_c).skip(c) {
+                    merged.merge(column);
+                    check(dst, src, &merged);
+                }
             }
         }
     }
+    intervals(left) * intervals(right)
 }
 
 fn intervals(run: &Run) -> u64 {
