@@ -11,8 +11,8 @@ use skep_testing::verdict::Verdict;
 
 use super::row::{Row, errno_name};
 
-/// `BPF_LOG_LEVEL1` and `BPF_LOG_STATS`.
-const LEVEL1: u32 = 1;
+/// `BPF_LOG_STATS`: messages and statistics. Writing the walk as well takes most of the kernel's time, and for a program that
+/// reaches the limits hundreds of megabytes.
 const STATS: u32 = 4;
 
 /// The kernel's answer.
@@ -38,7 +38,6 @@ impl<'a> Oracle<'a> {
             Ok(object) => object,
             Err(why) => return Kernel::NotAsked(why.clone()),
         };
-        // The log is asked for where there is something to read in it: writing it takes most of the kernel's time.
         let (verdict, log) = match kernel_verdict(object, program, STATS) {
             Ok(answer) => answer,
             Err(why) => return Kernel::NotAsked(why),
@@ -46,11 +45,7 @@ impl<'a> Oracle<'a> {
         let (micros, insns) = (number_after(&log, "verification time "), number_after(&log, "processed "));
         match verdict {
             Verdict::Accepted => Kernel::Accepted { micros, insns },
-            Verdict::Rejected { errno, message } => {
-                let again = kernel_verdict(object, program, LEVEL1);
-                let message = again.map_or(message, |(verdict, _)| verdict.message().to_owned());
-                Kernel::Rejected { errno: errno.0, message, micros, insns }
-            }
+            Verdict::Rejected { errno, message } => Kernel::Rejected { errno: errno.0, message, micros, insns },
         }
     }
 }
@@ -94,8 +89,10 @@ impl Kernel {
             Self::Accepted { micros, insns } => {
                 format!("accepted{}{}", known(insns, "instructions processed"), known(micros, "us"))
             }
-            Self::Rejected { errno, message, .. } => match row.agrees(self) {
-                Some((true, true)) => format!("rejected ({}) with the same message", errno_name(*errno)),
+            Self::Rejected { errno, message, micros, .. } => match row.agrees(self) {
+                Some((true, true)) => {
+                    format!("rejected ({}) with the same message{}", errno_name(*errno), known(micros, "us"))
+                }
                 _ => format!("rejected ({}): {message}", errno_name(*errno)),
             },
             Self::NotAsked(why) => format!("cannot be asked: {}", crate::input::escaped(why)),
