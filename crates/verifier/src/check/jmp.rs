@@ -102,7 +102,8 @@ impl Env<'_> {
             }
         }
         for (number, reg) in [(s, src), (Some(d), dst)] {
-            let Some(number) = number.filter(|_| reg.is_scalar() && reg.id != 0) else { continue };
+            // Where there were more than can be noted, the operand has lost its own link.
+            let Some(number) = number.filter(|n| reg.is_scalar() && self.reg(*n).id != 0) else { continue };
             sync_linked(&mut self.cur, number, linked);
             if let Some(other) = self.other() {
                 sync_linked(other, number, linked);
