@@ -329,7 +329,8 @@ impl Env<'_> {
         changed
     }
 
-    /// Marks every scalar of every ancestor.
+    /// Marks every scalar of every ancestor, up to one of which that was done before: a program may give up at every
+    /// instruction, and the chain is as long as the program's run.
     fn force_all_precise(&mut self, start: &State) {
         if self.level2() {
             log!(self, "mark_precise: frame{}: falling back to forcing all scalars precise\n", start.depth());
@@ -364,7 +365,9 @@ impl Env<'_> {
                     }
                 }
             }
-            at = kept.state.parent;
+            // All further ones are precise where this one was forced before.
+            at = kept.state.parent.filter(|_| !kept.forced);
+            kept.forced = true;
             self.states.put(id, kept);
         }
         self.backtrack.start(0);
