@@ -266,3 +266,7 @@ fn clear_bits(width: Width, other: &mut Bounds, known: u64) {
         Width::W64 => other.var_off & rest,
     };
 }
+
+#[cfg(test)]
+#[path = "branch_tests.rs"]
+mod tests;
