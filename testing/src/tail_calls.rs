@@ -21,6 +21,8 @@ pub const PACKET: usize = 64;
 pub struct Case {
     /// Programs and maps. Map `out` has one 8-byte value, which programs count in.
     pub object: ObjectSpec,
+    /// The last message of the verifier that refuses a program, in which case nothing runs.
+    pub refused: Option<String>,
     /// What the first program returns.
     pub r0: u32,
     /// What `out` holds then.
@@ -83,7 +85,7 @@ pub fn parse(text: &str) -> Result<Case, ParseError> {
     let mut maps: Vec<MapSpec> = vec![map("out", 2, 8, 1)];
     let mut programs: Vec<Source> = Vec::new();
     let mut slots: Vec<(String, u32, String)> = Vec::new();
-    let (mut r0, mut out, mut shapes) = (0, 0, Vec::new());
+    let (mut refused, mut r0, mut out, mut shapes) = (None, 0, 0, Vec::new());
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |word: &str| word.parse().map_err(|_| ParseError::Line(line.to_owned()));
@@ -103,6 +105,7 @@ pub fn parse(text: &str) -> Result<Case, ParseError> {
             }
             // What follows is the machine code, for the test of it.
             ["---", ..] => break,
+            ["expect", "refused", ref message @ ..] => refused = Some(message.join(" ")),
             ["expect", "r0", value] => r0 = number(value)?,
             ["expect", "out", value] => out = u64::from(number(value)?),
             ["shape", ref list @ ..] => shapes = list.iter().map(|&shape| shape.to_owned()).collect(),
@@ -142,7 +145,7 @@ pub fn parse(text: &str) -> Result<Case, ParseError> {
         Some(Extension { object: object(vec![program], bare.clone()), target, function })
     });
     let extensions = extensions.collect();
-    Ok(Case { object: object(built, maps), r0, out, shapes, extensions })
+    Ok(Case { object: object(built, maps), refused, r0, out, shapes, extensions })
 }
 
 impl Source {
