@@ -87,7 +87,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 report.after_ns,
                 report.traps.traps,
                 report.traps.late,
-                report.longest_stall().as_secs_f64() * 1e6,
+                report.stall_at(1.0).as_secs_f64() * 1e6,
             );
         }
     }

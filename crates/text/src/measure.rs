@@ -34,6 +34,8 @@ pub struct Options {
     pub steady: Duration,
     /// Pieces of work per sample of the steady phases.
     pub batch: u32,
+    /// Flips during which the slow pieces of work are noted.
+    pub watched: usize,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             pause: Duration::from_millis(2),
             steady: Duration::from_millis(200),
             batch: 1024,
+            watched: 200,
         }
     }
 }
@@ -79,6 +82,11 @@ pub struct Report {
     pub after_ns: f64,
     /// Traps that the flips caused, and the late ones among them.
     pub traps: TrapCounts,
+    /// For each watched flip the longest piece of work that it overlapped, sorted; a piece during which its thread lost the
+    /// CPU tells nothing of the flip and is left out.
+    pub stalls: Vec<Duration>,
+    /// How many pieces were left out.
+    pub lost_cpu: usize,
     /// Single pieces of work around one flip.
     pub trace: Vec<Sample>,
     /// How long the traced flip took.
@@ -89,29 +97,35 @@ impl Report {
     /// The time of a flip at `share` of the sorted list: 0.5 is the median.
     #[must_use]
     pub fn flip_at(&self, share: f64) -> Duration {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a place in a list of thousands"
-        )]
-        let place = ((self.flips.len().saturating_sub(1)) as f64 * share.clamp(0.0, 1.0)).round() as usize;
-        self.flips.get(place).copied().unwrap_or_default()
+        at(&self.flips, share)
     }
 
-    /// The longest traced piece of work that overlapped the flip.
+    /// The stall at `share` of the sorted list.
     #[must_use]
-    pub fn longest_stall(&self) -> Duration {
-        let end = self.traced.as_secs_f64() * 1e6;
-        let during = self.trace.iter().filter(|sample| sample.at_us >= 0.0 && sample.at_us - sample.ns / 1e3 <= end);
-        Duration::from_secs_f64(during.map(|sample| sample.ns).fold(0.0, f64::max) / 1e9)
+    pub fn stall_at(&self, share: f64) -> Duration {
+        at(&self.stalls, share)
     }
+}
+
+fn at(sorted: &[Duration], share: f64) -> Duration {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place in a list of thousands"
+    )]
+    let place = ((sorted.len().saturating_sub(1)) as f64 * share.clamp(0.0, 1.0)).round() as usize;
+    sorted.get(place).copied().unwrap_or_default()
 }
 
 /// What the workers are to do.
 const STEADY: u32 = 0;
 const TRACE: u32 = 1;
 const STOP: u32 = 2;
+const WATCH: u32 = 3;
+
+/// Pieces of work that take less are no stalls.
+const SLOW: Duration = Duration::from_micros(1);
 
 struct Shared {
     mode: AtomicU32,
@@ -125,6 +139,8 @@ struct Worker {
     phases: Vec<(f64, f64)>,
     /// Ends and lengths of single pieces.
     singles: Vec<(Instant, Duration)>,
+    /// Slow pieces while flips are watched: begin, end, whether the thread had its CPU all the time.
+    slow: Vec<(Instant, Instant, bool)>,
 }
 
 /// Measures.
@@ -144,7 +160,8 @@ pub fn measure(subject: &dyn Subject, options: &Options) -> Result<Report, TextE
         let result = direct(subject, options, &shared, &mut report);
         shared.mode.store(STOP, Ordering::SeqCst);
         let workers: Vec<Worker> = handles.into_iter().filter_map(|handle| handle.join().ok()).collect();
-        result.map(|start| {
+        result.map(|(watched, start)| {
+            collect_stalls(&workers, &watched, &mut report);
             collect_trace(&workers, start, &mut report);
             workers
         })
@@ -162,13 +179,16 @@ pub fn measure(subject: &dyn Subject, options: &Options) -> Result<Report, TextE
     Ok(report)
 }
 
-/// Flips, and tells the workers where we are. When the traced flip began.
+/// When a flip began and ended.
+type Flip = (Instant, Instant);
+
+/// Flips, and tells the workers where we are. The watched flips, and when the traced one began.
 fn direct(
     subject: &dyn Subject,
     options: &Options,
     shared: &Shared,
     report: &mut Report,
-) -> Result<Instant, TextError> {
+) -> Result<(Vec<Flip>, Instant), TextError> {
     let next_phase = || shared.phase.fetch_add(1, Ordering::SeqCst);
     subject.flip(false)?;
     std::thread::sleep(options.steady);
@@ -190,6 +210,15 @@ fn direct(
     subject.flip(false)?;
     next_phase();
     std::thread::sleep(options.steady);
+    // Flips with every slow piece of work noted.
+    shared.mode.store(WATCH, Ordering::SeqCst);
+    let mut watched = Vec::with_capacity(options.watched);
+    for flip in 0..options.watched.next_multiple_of(2) {
+        std::thread::sleep(options.pause);
+        let start = Instant::now();
+        subject.flip(flip % 2 == 0)?;
+        watched.push((start, Instant::now()));
+    }
     // One flip with every piece of work timed.
     shared.mode.store(TRACE, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(2));
@@ -198,7 +227,16 @@ fn direct(
     report.traced = start.elapsed();
     std::thread::sleep(Duration::from_millis(2));
     subject.flip(false)?;
-    Ok(start)
+    Ok((watched, start))
+}
+
+/// How often this thread has lost its CPU, to others or by itself.
+fn lost_cpu() -> i64 {
+    // SAFETY: all zero is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: writes the value above.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    usage.ru_nivcsw + usage.ru_nvcsw
 }
 
 /// Seconds that this thread has had a CPU: what others do on the machine does not count.
@@ -210,7 +248,9 @@ fn cpu_time() -> f64 {
 }
 
 fn work(subject: &dyn Subject, options: &Options, shared: &Shared, thread: usize) -> Worker {
-    let mut worker = Worker { phases: vec![(0.0, 0.0); 5], singles: Vec::with_capacity(1 << 18) };
+    let mut worker = Worker { phases: vec![(0.0, 0.0); 5], singles: Vec::with_capacity(1 << 18), slow: Vec::new() };
+    // One piece begins where another ended, so that a CPU that is lost is lost in one of them.
+    let mut watched: Option<(Instant, i64)> = None;
     loop {
         match shared.mode.load(Ordering::Relaxed) {
             STEADY => {
@@ -232,9 +272,33 @@ fn work(subject: &dyn Subject, options: &Options, shared: &Shared, thread: usize
                 worker.singles.push((end, end - start));
             }
             TRACE => subject.work(thread, 1),
+            WATCH => {
+                let (start, lost) = watched.unwrap_or_else(|| (Instant::now(), lost_cpu()));
+                subject.work(thread, 1);
+                let mut end = Instant::now();
+                let mut lost_now = lost;
+                if watched.is_some() && end - start >= SLOW {
+                    lost_now = lost_cpu();
+                    worker.slow.push((start, end, lost_now == lost));
+                    end = Instant::now();
+                }
+                watched = Some((end, lost_now));
+            }
             _ => return worker,
         }
     }
+}
+
+/// Finds the longest piece that each watched flip overlapped.
+fn collect_stalls(workers: &[Worker], watched: &[Flip], report: &mut Report) {
+    let slow = || workers.iter().flat_map(|worker| &worker.slow);
+    for &(from, to) in watched {
+        let over = slow().filter(|&&(start, end, _)| start <= to && end >= from);
+        report.lost_cpu += over.clone().filter(|&&(_, _, had_cpu)| !had_cpu).count();
+        let longest = over.filter(|&&(_, _, had_cpu)| had_cpu).map(|&(start, end, _)| end - start).max();
+        report.stalls.push(longest.unwrap_or_default());
+    }
+    report.stalls.sort();
 }
 
 /// Keeps the samples from shortly before to shortly after the flip.

@@ -92,16 +92,23 @@ macro_rules! spread {
 }
 spread!(1 3 5 7 11 13 17 19 23 29 31 37 41 43 47 53 59 61 2 4 8 16 32 6 10 14 18 22 26 30 34 38 42 46 50 54 58 62);
 
+/// How many flips: more in a soak (`SKEP_FLIPS=100000`).
+fn flips_wanted() -> u64 {
+    std::env::var("SKEP_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000)
+}
+
+/// After a flip has returned, no run that starts later sees the old form: each run is stamped with the flips that had ended when
+/// it began and those that had begun when it was over.
 #[test]
 fn a_key_flips_while_threads_run_its_branches() {
-    let (stop, runs) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, runs, certain) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     // Even: off. Odd: on. In between: both.
     let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
     let before = skep_text::trap_counts();
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                let mut mine = 0;
+                let (mut mine, mut stamped) = (0, 0);
                 while !stop.load(Ordering::Relaxed) {
                     let done = ended.load(Ordering::SeqCst);
                     let taken = spread();
@@ -109,15 +116,17 @@ fn a_key_flips_while_threads_run_its_branches() {
                     if done == now {
                         let expected = if done % 2 == 0 { 0 } else { BRANCHES };
                         assert_eq!(taken, expected, "an old form after flip {done}");
+                        stamped += 1;
                     }
                     mine += 1;
                 }
                 runs.fetch_add(mine, Ordering::Relaxed);
+                certain.fetch_add(stamped, Ordering::Relaxed);
             });
         }
         let start = Instant::now();
         let mut flips = 0;
-        while flips < 4000
+        while flips < flips_wanted()
             || (skep_text::trap_counts().traps == before.traps && start.elapsed() < Duration::from_secs(20))
         {
             begun.fetch_add(1, Ordering::SeqCst);
@@ -125,11 +134,16 @@ fn a_key_flips_while_threads_run_its_branches() {
             assert_eq!(report.nr_entries, BRANCHES);
             ended.fetch_add(1, Ordering::SeqCst);
             flips += 1;
+            if flips % 8 == 0 {
+                // Time for runs between two flips, whose form is certain.
+                std::thread::sleep(Duration::from_micros(20));
+            }
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(runs.into_inner() > 0);
-    assert!(skep_text::trap_counts().traps > before.traps);
+    let traps = skep_text::trap_counts().traps - before.traps;
+    println!("{} flips, {runs:?} runs, {certain:?} of a certain form, {traps} traps", ended.into_inner());
+    assert!(certain.into_inner() > 0 && traps > 0);
     BUSY.disable().unwrap();
     assert_eq!(spread(), 0);
 }

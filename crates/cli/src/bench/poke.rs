@@ -2,7 +2,8 @@
 //!
 //! Many programs, each with one site of the statistics switch, are run by threads as fast as they can while the switch is
 //! flipped again and again: the experiment that made the kernel's references per-CPU (docs/scaling.md). A flip is timed as
-//! its caller sees it; `poke` is the five steps alone, which is what the kernel's trace prints.
+//! its caller sees it; `poke` is the five steps alone, which is what the kernel's trace prints. A stall is the longest run that a
+//! flip overlaps, of those that kept their CPU: median and maximum over the flips.
 
 use std::hint::black_box;
 use std::sync::{Mutex, PoisonError};
@@ -161,7 +162,7 @@ fn json(args: &PokeArgs, figures: &[Figure], kernel: Option<&[Duration]>) -> Val
                     "after": report.after_ns,
                 },
                 "traps": report.traps.traps, "late_traps": report.traps.late, "counted_runs": counted,
-                "longest_run_during_flip_us": us(report.longest_stall()),
+                "stall_us": quantiles(&report.stalls), "runs_that_lost_their_cpu": report.lost_cpu,
             })
         })
         .collect();
@@ -181,6 +182,8 @@ fn table(args: &PokeArgs, figures: &[Figure], kernel: Option<&[Duration]>) -> St
         ("during", Align::Right),
         ("on", Align::Right),
         ("after", Align::Right),
+        ("stall us", Align::Right),
+        ("max", Align::Right),
         ("traps", Align::Right),
         ("late", Align::Right),
     ]);
@@ -199,6 +202,8 @@ fn table(args: &PokeArgs, figures: &[Figure], kernel: Option<&[Duration]>) -> St
             format!("{:.2}", report.during_ns),
             format!("{:.2}", report.on_ns),
             format!("{:.2}", report.after_ns),
+            format!("{:.1}", us(report.stall_at(0.5))),
+            format!("{:.1}", us(report.stall_at(1.0))),
             report.traps.traps.to_string(),
             report.traps.late.to_string(),
         ]);
