@@ -62,19 +62,26 @@ impl Subject for Functions {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("{:>6} {:7} {:>27} {:>31} {:>9} {:>6}", "sites", "refs", "flip, us", "ns per run", "traps", "stall");
     println!(
-        "{:14} {:>6} {:>6} {:>6} {:>6}  {:>7} {:>7} {:>7} {:>7} {:>9} {:>6}",
-        "", "min", "median", "p99", "max", "before", "during", "on", "after", "late", "us"
+        "{:>6} {:7} {:>27} {:>31} {:>9} {:>23}",
+        "sites", "refs", "flip, us", "ns per run", "traps", "stall with/without"
+    );
+    println!(
+        "{:14} {:>6} {:>6} {:>6} {:>6}  {:>7} {:>7} {:>7} {:>7} {:>9} {:>10} {:>12}",
+        "", "min", "median", "p99", "max", "before", "during", "on", "after", "late", "median", "p99, us"
     );
     for count in [2, 164, 1000, 10_000] {
         let functions = Functions::new(count)?;
         for refs in [Refs::Shared, Refs::PerCpu] {
             set_refs(refs);
             let report = measure(&functions, &Options::default())?;
+            let stall = |share| {
+                let (with, without) = report.stall_at(share);
+                format!("{:.1}/{:.1}", with.as_secs_f64() * 1e6, without.as_secs_f64() * 1e6)
+            };
             let us = |share| report.flip_at(share).as_secs_f64() * 1e6;
             println!(
-                "{:>6} {:7} {:>6.1} {:>6.1} {:>6.1} {:>6.1}  {:>7.2} {:>7.2} {:>7.2} {:>7.2} {:>6}/{} {:>6.1}",
+                "{:>6} {:7} {:>6.1} {:>6.1} {:>6.1} {:>6.1}  {:>7.2} {:>7.2} {:>7.2} {:>7.2} {:>6}/{} {:>10} {:>12}",
                 report.nr_entries,
                 format!("{refs:?}"),
                 us(0.0),
@@ -87,7 +94,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 report.after_ns,
                 report.traps.traps,
                 report.traps.late,
-                report.stall_at(1.0).as_secs_f64() * 1e6,
+                stall(0.5),
+                stall(0.99),
             );
         }
     }

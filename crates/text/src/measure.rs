@@ -85,6 +85,8 @@ pub struct Report {
     /// For each watched flip the longest piece of work that it overlapped, sorted; a piece during which its thread lost the
     /// CPU tells nothing of the flip and is left out.
     pub stalls: Vec<Duration>,
+    /// The same in as many moments without a flip, as long as the flips: what the machine does by itself.
+    pub undisturbed: Vec<Duration>,
     /// How many pieces were left out.
     pub lost_cpu: usize,
     /// Single pieces of work around one flip.
@@ -100,10 +102,10 @@ impl Report {
         at(&self.flips, share)
     }
 
-    /// The stall at `share` of the sorted list.
+    /// The stall at `share` of the sorted list, and the one of moments without a flip.
     #[must_use]
-    pub fn stall_at(&self, share: f64) -> Duration {
-        at(&self.stalls, share)
+    pub fn stall_at(&self, share: f64) -> (Duration, Duration) {
+        (at(&self.stalls, share), at(&self.undisturbed, share))
     }
 }
 
@@ -161,7 +163,11 @@ pub fn measure(subject: &dyn Subject, options: &Options) -> Result<Report, TextE
         shared.mode.store(STOP, Ordering::SeqCst);
         let workers: Vec<Worker> = handles.into_iter().filter_map(|handle| handle.join().ok()).collect();
         result.map(|(watched, start)| {
-            collect_stalls(&workers, &watched, &mut report);
+            report.stalls = longest(&workers, &watched, &mut report.lost_cpu);
+            let before =
+                |&(from, to): &Flip| Some((from.checked_sub(options.pause / 2)?, to.checked_sub(options.pause / 2)?));
+            let undisturbed: Vec<Flip> = watched.iter().filter_map(before).collect();
+            report.undisturbed = longest(&workers, &undisturbed, &mut 0);
             collect_trace(&workers, start, &mut report);
             workers
         })
@@ -289,16 +295,19 @@ fn work(subject: &dyn Subject, options: &Options, shared: &Shared, thread: usize
     }
 }
 
-/// Finds the longest piece that each watched flip overlapped.
-fn collect_stalls(workers: &[Worker], watched: &[Flip], report: &mut Report) {
+/// The longest piece that overlaps each of these moments, sorted; and how many more do, in which a thread lost its CPU.
+fn longest(workers: &[Worker], moments: &[Flip], lost_cpu: &mut usize) -> Vec<Duration> {
     let slow = || workers.iter().flat_map(|worker| &worker.slow);
-    for &(from, to) in watched {
+    let mut all: Vec<Duration> = Vec::with_capacity(moments.len());
+    for &(from, to) in moments {
         let over = slow().filter(|&&(start, end, _)| start <= to && end >= from);
-        report.lost_cpu += over.clone().filter(|&&(_, _, had_cpu)| !had_cpu).count();
-        let longest = over.filter(|&&(_, _, had_cpu)| had_cpu).map(|&(start, end, _)| end - start).max();
-        report.stalls.push(longest.unwrap_or_default());
+        *lost_cpu += over.clone().filter(|&&(_, _, had_cpu)| !had_cpu).count();
+        all.push(
+            over.filter(|&&(_, _, had_cpu)| had_cpu).map(|&(start, end, _)| end - start).max().unwrap_or_default(),
+        );
     }
-    report.stalls.sort();
+    all.sort();
+    all
 }
 
 /// Keeps the samples from shortly before to shortly after the flip.
