@@ -318,7 +318,8 @@ fn debug_sites(breakpoint: &str, then: &[&str]) -> Option<String> {
         return None;
     }
     let mut gdb = Command::new("gdb");
-    gdb.args(["-batch", "-nx", "-ex", "break landmark_sites", "-ex", "run"]);
+    // What it says of threads would come between what the test says.
+    gdb.args(["-batch", "-nx", "-ex", "set print thread-events off", "-ex", "break landmark_sites", "-ex", "run"]);
     gdb.args(["-ex", "handle SIGTRAP nostop noprint pass", "-ex", breakpoint]);
     for command in then.iter().copied().chain(std::iter::repeat_n("signal 0", 16)) {
         gdb.args(["-ex", command]);
