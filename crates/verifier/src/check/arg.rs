@@ -398,7 +398,8 @@ impl Env<'_> {
             && let Some(v) = slot.reg.bounds.const_value()
         {
             self.mark_slot_precise(frame, slot_index)?;
-            meta.const_key = Some(v & 0xffff_ffff);
+            // As in the kernel, which does not look at what of the number was saved.
+            meta.const_key = Some(v).filter(|v| *v <= u64::from(u32::MAX));
         }
         meta.key_in_range = meta.const_key.is_some_and(|k| k < u64::from(shape.max_entries));
         Ok(())
