@@ -365,9 +365,7 @@ impl Env<'_> {
                     }
                 }
             }
-            // All further ones are precise where this one was forced before.
-            at = kept.state.parent.filter(|_| !kept.forced);
-            kept.forced = true;
+            at = kept.state.parent;
             self.states.put(id, kept);
         }
         self.backtrack.start(0);

@@ -14,8 +14,6 @@ pub(crate) struct Kept {
     pub(crate) misses: u32,
     /// Taken out of its list for being useless, waiting to be dropped.
     pub(crate) evicted: bool,
-    /// Every scalar of it and of its ancestors is precise.
-    pub(crate) forced: bool,
 }
 
 /// The arena, and the lists, newest first in comparison. A list holds the states of a slot and a call site (and, rarely, of
@@ -49,7 +47,7 @@ impl States {
     /// Keeps a state and lists it at its slot.
     pub(crate) fn keep(&mut self, state: State) -> u32 {
         let at = self.list_of(&state, state.insn);
-        let kept = Some(Box::new(Kept { state, hits: 0, misses: 0, evicted: false, forced: false }));
+        let kept = Some(Box::new(Kept { state, hits: 0, misses: 0, evicted: false }));
         let id = if let Some(id) = self.free.pop() {
             self.arena[id as usize] = kept;
             id
