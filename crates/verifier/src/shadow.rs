@@ -31,9 +31,6 @@ mod off {
 
         #[inline(always)]
         pub(crate) fn join(&mut self, _cur: &State, _kept: &State, _frames: &[Rc<Frame>], _whole: bool) {}
-
-        #[inline(always)]
-        pub(crate) fn widened(&mut self) {}
     }
 }
 
@@ -85,7 +82,6 @@ mod on {
         live_regs: Vec<u16>,
         limit: usize,
         full: bool,
-        widened: bool,
     }
 
     impl Recording {
@@ -99,12 +95,6 @@ mod on {
         #[must_use]
         pub fn is_pruned(&self) -> bool {
             self.nodes.iter().any(|node| node.join.is_some())
-        }
-
-        /// Whether a scalar became unknown because it had changed since the last round of its loop.
-        #[must_use]
-        pub fn is_widened(&self) -> bool {
-            self.widened
         }
 
         /// How many states were walked.
@@ -176,13 +166,6 @@ mod on {
                 sibling: sibling.unwrap_or(NONE),
             });
             cur.node = Some(id);
-        }
-
-        /// A scalar was widened.
-        pub(crate) fn widened(&mut self) {
-            if let Some(recording) = self.0.as_mut() {
-                recording.widened = true;
-            }
         }
 
         /// The current path ends in a kept state.

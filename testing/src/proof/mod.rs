@@ -11,7 +11,7 @@ pub mod reviewed;
 use skep_abi::{CallTarget, Insn};
 use skep_runtime::interp::{Moment, Observer};
 use skep_verifier::shadow::{Recording, verify_recorded};
-use skep_verifier::{Log, Options, Profile, ProgramSpec, Rejection, RejectionKind, RewriteOptions, Verified, Xlated};
+use skep_verifier::{Log, Options, Profile, ProgramSpec, Rejection, RewriteOptions, Verified, Xlated};
 
 pub use engines::{Bench, Ended, Outcome, Watched};
 pub use input::{Input, input};
@@ -42,7 +42,7 @@ pub struct Report {
     pub processed: u32,
     /// The kernel's, where it was asked.
     pub kernel: Option<Verdict>,
-    /// Our verdict without pruning; `None` when that would have taken too long, or if it says little (`says_little`).
+    /// Our verdict without pruning; `None` when that would have taken too long.
     pub unpruned: Option<Verdict>,
     /// Whether executions were held against the verifier's states.
     pub witnessed: bool,
@@ -116,20 +116,19 @@ impl Prover {
             let gave_up = matches!(&again, Some((Err(refused), _)) if refused.stats.processed > UNPRUNED);
             let unpruned = again.as_ref().map_or(&verified, |(unpruned, _)| unpruned);
             let ours = Verdict::of(&verified);
-            let vague =
-                matches!(&again, Some((Err(refused), whole)) if says_little(refused, whole.is_widened(), &ours));
             let mut report = Report {
                 ours,
                 processed: verified.as_ref().map_or_else(|refused| refused.stats, Verified::stats).processed,
                 kernel: None,
-                unpruned: (!gave_up && !vague).then(|| Verdict::of(unpruned)),
+                unpruned: (!gave_up).then(|| Verdict::of(unpruned)),
                 witnessed: false,
                 steps: 0,
                 compared: (0, 0),
                 undefined: 0,
                 errors: Vec::new(),
             };
-            if let Some(unpruned) = report.unpruned.as_ref().filter(|unpruned| **unpruned != report.ours) {
+            let differs = report.unpruned.as_ref().filter(|unpruned| **unpruned != report.ours);
+            if let Some(unpruned) = differs.filter(|_| !reviewed::differs_without_pruning(program.seed)) {
                 report.errors.push(format!("pruning changes the verdict {unpruned:?} to {:?}", report.ours));
             }
             let Ok(verified) = &verified else { return Ok((report, None)) };
@@ -255,15 +254,6 @@ fn recorded(spec: &ProgramSpec<'_>, prune: bool) -> (Result<Verified, Rejection>
     }
     let options = Options { log_level: 0, profile, prune, ..Options::default() };
     verify_recorded(spec, &options, &mut Log::new(), STATES)
-}
-
-/// Whether another refusal without pruning than `ours` may be. Such a walk goes round more often than the pruned one: it knows less
-/// with each widening, it may come back to a state elsewhere in the same endless loop, and it may be so long that everything is
-/// made precise, dead registers too, which cannot be traced back through a call (in the kernel neither).
-fn says_little(refused: &Rejection, widened: bool, ours: &Verdict) -> bool {
-    let endless = |message: &str| message.starts_with("infinite loop detected");
-    let both_endless = endless(&refused.message) && endless(ours.message());
-    refused.message != ours.message() && (widened || both_endless || refused.kind == RejectionKind::Internal)
 }
 
 /// Whether nothing in the program answers differently each time, or in another engine: the time, random numbers, the CPU,

@@ -17,30 +17,48 @@ pub struct Entry {
     pub reason: &'static str,
 }
 
-/// All entries.
+/// The list: kind, pattern, reason.
 ///
 /// # Panics
 /// If the list is not in its format: it is part of this program.
-#[must_use]
-pub fn entries() -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
+fn list() -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut list: Vec<(&str, &str, &str)> = Vec::new();
     for line in LIST.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         if line.starts_with(' ') {
-            let entry = entries.last_mut().expect("a reason follows its pattern");
-            assert!(entry.reason.is_empty(), "one line of reason: {line}");
-            entry.reason = line.trim();
+            let (.., reason) = list.last_mut().expect("a reason follows its pattern");
+            assert!(reason.is_empty(), "one line of reason: {line}");
+            *reason = line.trim();
             continue;
         }
         let (kind, pattern) = line.split_once(' ').expect("a kind and a pattern");
-        let kinds = [
-            ("accepted-here", Agreement::FalseAccept),
-            ("rejected-here", Agreement::FalseReject),
-            ("other-message", Agreement::OtherMessage),
-        ];
-        let (_, kind) = *kinds.iter().find(|(name, _)| *name == kind).expect("a kind of difference");
-        entries.push(Entry { kind, pattern, reason: "" });
+        list.push((kind, pattern, ""));
     }
-    entries
+    list
+}
+
+/// The entries on differences from the kernel.
+///
+/// # Panics
+/// As for the list.
+#[must_use]
+pub fn entries() -> Vec<Entry> {
+    let kind = |name| match name {
+        "accepted-here" => Some(Agreement::FalseAccept),
+        "rejected-here" => Some(Agreement::FalseReject),
+        "other-message" => Some(Agreement::OtherMessage),
+        "without-pruning" => None,
+        _ => panic!("no kind of difference: {name}"),
+    };
+    let entries =
+        list().into_iter().filter_map(|(name, pattern, reason)| Some(Entry { kind: kind(name)?, pattern, reason }));
+    entries.collect()
+}
+
+/// Whether the program of this seed is listed for another verdict without pruning.
+#[must_use]
+pub fn differs_without_pruning(seed: u64) -> bool {
+    let mut seeds = list().into_iter().filter(|(kind, ..)| *kind == "without-pruning").map(|(_, seed, _)| seed.parse());
+    seeds.any(|listed| listed == Ok(seed))
 }
 
 /// How two verdicts differ, in the form that patterns have.
@@ -68,5 +86,10 @@ mod tests {
             assert!(!entry.reason.is_empty() && !entry.pattern.is_empty(), "{entry:?}");
             assert_eq!(shorten(entry.pattern), entry.pattern, "numbers are written #");
         }
+        for (kind, pattern, reason) in list() {
+            assert!(!reason.is_empty(), "{kind} {pattern}");
+            assert!(kind != "without-pruning" || pattern.parse::<u64>().is_ok(), "no seed: {pattern}");
+        }
+        assert!(differs_without_pruning(178_176) && !differs_without_pruning(178_177));
     }
 }

@@ -138,8 +138,8 @@ impl Env<'_> {
     pub(crate) fn widen_pending(&mut self, previous: u32) {
         let Some(kept) = self.states.get(previous) else { return };
         let old = kept.state.frames.clone();
-        if self.pending.last_mut().is_some_and(|pending| widen(&old, &mut pending.state)) {
-            self.recorder.widened();
+        if let Some(pending) = self.pending.last_mut() {
+            widen(&old, &mut pending.state);
         }
     }
 
@@ -147,33 +147,26 @@ impl Env<'_> {
     pub(crate) fn widen_cur(&mut self, previous: u32) {
         let Some(kept) = self.states.get(previous) else { return };
         let old = kept.state.frames.clone();
-        if widen(&old, &mut self.cur) {
-            self.recorder.widened();
-        }
+        widen(&old, &mut self.cur);
     }
 }
 
-/// Scalars that changed since the last iteration and decided nothing become unknown, so that the loop converges; whether any did.
-/// One that was linked to others and is not, or the reverse, has changed.
-fn widen(old: &[Rc<Frame>], new: &mut State) -> bool {
+/// Scalars that changed since the last iteration and decided nothing become unknown, so that the loop converges. One that was linked to others and is not, or the reverse, has changed.
+fn widen(old: &[Rc<Frame>], new: &mut State) {
     let mut ids = IdMap::default();
     let mut changed =
         |o: &Reg, n: &Reg| o.is_scalar() && n.is_scalar() && !o.precise && !n.precise && !same_regs(o, n, &mut ids);
-    let mut any = false;
     for (number, old) in old.iter().enumerate().take(new.frames.len()).rev() {
         for i in 0..10 {
             if changed(&old.regs[i], &new.frames[number].regs[i]) {
                 new.frame_at_mut(number).regs[i] = Reg::UNKNOWN;
-                any = true;
             }
         }
         for i in 0..old.stack.len().min(new.frames[number].stack.len()) {
             let (o, n) = (&old.stack[i], &new.frames[number].stack[i]);
             if o.is_spilled() && n.is_spilled() && changed(&o.reg, &n.reg) {
                 new.frame_at_mut(number).stack[i].reg = Reg::UNKNOWN;
-                any = true;
             }
         }
     }
-    any
 }
