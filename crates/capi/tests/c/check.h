@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <bpf/bpf.h>
+
 #define CHECK(condition)                                                                                               \
 	do {                                                                                                           \
 		if (!(condition)) {                                                                                    \
@@ -55,6 +57,23 @@ __attribute__((unused)) static int open_files(void)
 		count++;
 	closedir(listing);
 	return count;
+}
+
+/* Runs a program over an empty packet of 64 bytes, `times` times, on one virtual CPU; its last result. */
+__attribute__((unused)) static int run_on_cpu(int prog_fd, unsigned int cpu, int times)
+{
+	static char packet[64];
+	struct bpf_test_run_opts opts;
+
+	memset(&opts, 0, sizeof(opts));
+	opts.sz = sizeof(opts);
+	opts.data_in = packet;
+	opts.data_size_in = sizeof(packet);
+	opts.repeat = times;
+	opts.flags = BPF_F_TEST_RUN_ON_CPU;
+	opts.cpu = cpu;
+	SAME(bpf_prog_test_run_opts(prog_fd, &opts), 0);
+	return (int)opts.retval;
 }
 
 #endif

@@ -10,18 +10,7 @@
 
 static void run_on(struct bpf_program *prog, unsigned int cpu, int times)
 {
-	static char packet[64];
-	struct bpf_test_run_opts opts;
-
-	memset(&opts, 0, sizeof(opts));
-	opts.sz = sizeof(opts);
-	opts.data_in = packet;
-	opts.data_size_in = sizeof(packet);
-	opts.repeat = times;
-	opts.flags = BPF_F_TEST_RUN_ON_CPU;
-	opts.cpu = cpu;
-	SAME(bpf_prog_test_run_opts(bpf_program__fd(prog), &opts), 0);
-	SAME(opts.retval, 2);
+	SAME(run_on_cpu(bpf_program__fd(prog), cpu, times), 2);
 }
 
 static void read_cpu(struct bpf_map *map, unsigned int cpu, void *value)

@@ -11,15 +11,7 @@
 
 static int run(struct bpf_program *prog)
 {
-	static char packet[64];
-	struct bpf_test_run_opts opts;
-
-	memset(&opts, 0, sizeof(opts));
-	opts.sz = sizeof(opts);
-	opts.data_in = packet;
-	opts.data_size_in = sizeof(packet);
-	SAME(bpf_prog_test_run_opts(bpf_program__fd(prog), &opts), 0);
-	return (int)opts.retval;
+	return run_on_cpu(bpf_program__fd(prog), 0, 1);
 }
 
 int main(void)
