@@ -42,16 +42,15 @@ fn list() -> Vec<(&'static str, &'static str, &'static str)> {
 /// As for the list.
 #[must_use]
 pub fn entries() -> Vec<Entry> {
-    let kind = |name| match name {
-        "accepted-here" => Some(Agreement::FalseAccept),
-        "rejected-here" => Some(Agreement::FalseReject),
-        "other-message" => Some(Agreement::OtherMessage),
-        "without-pruning" => None,
-        _ => panic!("no kind of difference: {name}"),
-    };
-    let entries =
-        list().into_iter().filter_map(|(name, pattern, reason)| Some(Entry { kind: kind(name)?, pattern, reason }));
-    entries.collect()
+    let kinds = [
+        ("accepted-here", Some(Agreement::FalseAccept)),
+        ("rejected-here", Some(Agreement::FalseReject)),
+        ("other-message", Some(Agreement::OtherMessage)),
+        ("without-pruning", None),
+    ];
+    let kind = |name| kinds.iter().find(|(known, _)| *known == name).expect("a kind of difference").1;
+    let entry = |(name, pattern, reason)| Some(Entry { kind: kind(name)?, pattern, reason });
+    list().into_iter().filter_map(entry).collect()
 }
 
 /// Whether the program of this seed is listed for another verdict without pruning.
