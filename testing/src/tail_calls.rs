@@ -86,12 +86,14 @@ pub fn parse(text: &str) -> Result<Case, ParseError> {
     let mut programs: Vec<Source> = Vec::new();
     let mut slots: Vec<(String, u32, String)> = Vec::new();
     let (mut refused, mut r0, mut out, mut shapes) = (None, 0, 0, Vec::new());
+    let mut section = "xdp";
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |word: &str| word.parse().map_err(|_| ParseError::Line(line.to_owned()));
         match words[..] {
             [] => {}
             [first, ..] if first.starts_with('#') => {}
+            ["type", "raw_tracepoint"] => section = "raw_tp",
             ["array", name, max] => maps.push(map(name, 3, 4, number(max)?)),
             ["slot", name, index, program] => slots.push((name.to_owned(), number(index)?, program.to_owned())),
             ["prog", name] => programs.push(Source::new(name, None)),
@@ -125,7 +127,7 @@ pub fn parse(text: &str) -> Result<Case, ParseError> {
     }
     let mut types = Types::new()?;
     let build_all = |sources: &[Source], types: &mut Types| {
-        sources.iter().map(|source| build(source, &maps, types)).collect::<Result<Vec<_>, _>>()
+        sources.iter().map(|source| build(source, section, &maps, types)).collect::<Result<Vec<_>, _>>()
     };
     let built = build_all(&programs, &mut types)?;
     let built_extensions = build_all(&extensions, &mut types)?;
@@ -239,10 +241,10 @@ fn starts(insns: &[RawInsn]) -> BTreeSet<u32> {
     starts
 }
 
-fn build(source: &Source, maps: &[MapSpec], types: &mut Types) -> Result<ProgramSpec, ParseError> {
+fn build(source: &Source, section: &str, maps: &[MapSpec], types: &mut Types) -> Result<ProgramSpec, ParseError> {
     let Source { name, body, .. } = source;
     let section =
-        source.target.as_ref().map_or_else(|| "xdp".to_owned(), |(_, function)| format!("freplace/{function}"));
+        source.target.as_ref().map_or_else(|| section.to_owned(), |(_, function)| format!("freplace/{function}"));
     let mut resolve =
         |wanted: &str| maps.iter().position(|map| map.name == wanted).and_then(|at| i32::try_from(at).ok());
     let insns =

@@ -23,6 +23,8 @@ pub struct Profile {
     pub percpu_direct: bool,
     /// Number of CPUs that `bpf_get_smp_processor_id` may name.
     pub nr_cpus: u32,
+    /// Whether functions of programs that trace may have stacks of their own, which are not summed (6.13).
+    pub private_stacks: bool,
     /// Whether a lookup with a constant key that an array has needs no test for null (6.14).
     pub known_keys: bool,
     /// Whether `r2 = r1; r2 += 4` keeps the two linked (6.11).
@@ -89,7 +91,13 @@ impl Profile {
     /// Linux 6.12.
     #[must_use]
     pub fn linux_6_12() -> Self {
-        Self { name: Cow::Borrowed("6.12"), version: KernelVersion(6, 12), known_keys: false, ..Self::linux_6_18() }
+        Self {
+            name: Cow::Borrowed("6.12"),
+            version: KernelVersion(6, 12),
+            private_stacks: false,
+            known_keys: false,
+            ..Self::linux_6_18()
+        }
     }
 
     /// Linux 6.18.
@@ -102,6 +110,7 @@ impl Profile {
             max_pending: 8192,
             percpu_direct: false,
             nr_cpus: 8192,
+            private_stacks: true,
             known_keys: true,
             linked_sums: true,
             calls_under_lock: true,

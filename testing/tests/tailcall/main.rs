@@ -9,7 +9,8 @@ mod code;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use skep::{Engine, Mode, Object, Xdp};
+use skep::{Engine, Mode, Object, RawTp, Xdp};
+use skep_abi::ProgType;
 use skep_testing::kernel::{self, TestRun};
 use skep_testing::kernel_object::KernelObject;
 use skep_testing::tail_calls::{self, Case, PACKET};
@@ -43,13 +44,23 @@ fn ours(case: &Case, mode: Mode) -> Outcome {
         let replacement = loaded.replace_function(&extension.target, &extension.function, version);
         attached.push(replacement.map_err(|error| text(&error))?);
     }
-    let mut packet = Xdp::packet(&[0; PACKET]).build().map_err(|error| text(&error))?;
-    let r0 = program.run(&mut packet).map_err(|error| text(&error))?;
+    let r0 = if traces(case) {
+        program.run(&mut RawTp::args(&[]))
+    } else {
+        program.run(&mut Xdp::packet(&[0; PACKET]).build().map_err(|error| text(&error))?)
+    };
+    let r0 = r0.map_err(|error| text(&error))?;
     let out = loaded.raw_map("out").map_err(|error| text(&error))?;
     let out = out.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
     let shapes = tail_calls::shapes(&program.xlated()).into_iter().map(str::to_owned).collect();
     let r0 = u32::try_from(r0 & u64::from(u32::MAX)).unwrap_or(0);
     Ok((r0, word(&out), (mode == Mode::Jit).then_some(shapes)))
+}
+
+/// Whether its programs are of a type without a packet.
+fn traces(case: &Case) -> bool {
+    let sec = case.object.programs.first().and_then(|program| program.sec.as_ref());
+    sec.is_some_and(|sec| sec.prog_type == ProgType::RawTracepoint)
 }
 
 /// As [`ours`]; nothing where the kernel cannot run it.
@@ -78,7 +89,9 @@ fn in_kernel(case: &Case) -> Result<Option<Seen>, String> {
         return Ok(None);
     }
     let main = programs.first().and_then(Option::as_ref).ok_or("no program")?;
-    let result = main.test_run(&TestRun { data: &[0; PACKET], ..TestRun::default() });
+    let packet = [0; PACKET];
+    let data: &[u8] = if traces(case) { &[] } else { &packet };
+    let result = main.test_run(&TestRun { data, ..TestRun::default() });
     let result = result.map_err(|errno| errno.to_string())?;
     let out = object.map("out").ok_or("no counter")?.lookup(&[0; 4], 0).map_err(|errno| errno.to_string())?;
     Ok(Some((result.retval, word(&out), None)))
