@@ -68,6 +68,10 @@ pub(crate) struct InsnAux {
     pub(crate) ptr_type: Option<crate::state::reg::RegType>,
     /// `bpf_loop` was seen here.
     pub(crate) loop_seen: bool,
+    /// It saves a register around a call, or loads it again behind it.
+    pub(crate) is_save: bool,
+    /// Saves around this call that are not needed.
+    pub(crate) saves: u32,
     /// Ways a conditional jump went: bit 0 taken, bit 1 not.
     pub(crate) branch_seen: u8,
     /// How an addition to a pointer is masked.
@@ -85,6 +89,11 @@ pub(crate) struct SubprogInfo {
     pub(crate) end: u32,
     pub(crate) name: String,
     pub(crate) stack_depth: u32,
+    /// Stack below that, which saves used that are not needed.
+    pub(crate) save_depth: u32,
+    /// They run here all the same.
+    pub(crate) runs_saves: bool,
+    pub(crate) saves: Option<crate::fastcall::Saves>,
     pub(crate) is_global: bool,
     pub(crate) is_cb: bool,
     pub(crate) is_async_cb: bool,

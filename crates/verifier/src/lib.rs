@@ -14,6 +14,7 @@ mod dataflow;
 mod env;
 mod explain;
 mod explore;
+mod fastcall;
 mod live_stack;
 mod log;
 mod loops;

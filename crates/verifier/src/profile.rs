@@ -25,6 +25,8 @@ pub struct Profile {
     pub nr_cpus: u32,
     /// Whether functions of programs that trace may have stacks of their own, which are not summed (6.13).
     pub private_stacks: bool,
+    /// Whether saves around calls that leave registers alone are removed, and take no stack (6.12).
+    pub fastcall: bool,
     /// Whether a lookup with a constant key that an array has needs no test for null (6.14).
     pub known_keys: bool,
     /// Whether `r2 = r1; r2 += 4` keeps the two linked (6.11).
@@ -82,6 +84,7 @@ impl Profile {
         Self {
             name: Cow::Borrowed("6.6"),
             version: KernelVersion(6, 6),
+            fastcall: false,
             linked_sums: false,
             calls_under_lock: false,
             ..Self::linux_6_12()
@@ -111,6 +114,7 @@ impl Profile {
             percpu_direct: false,
             nr_cpus: 8192,
             private_stacks: true,
+            fastcall: true,
             known_keys: true,
             linked_sums: true,
             calls_under_lock: true,

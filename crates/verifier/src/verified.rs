@@ -176,6 +176,8 @@ pub struct InsnFacts {
     pub object: Const,
     /// `bpf_loop`: flags are 0 and the callback is fixed, so the call may be inlined.
     pub loop_inline: bool,
+    /// A store or load that saves a register around a call which leaves that register alone.
+    pub is_save: bool,
     /// A conditional jump that is always taken, or never; `None` when both were seen.
     pub only_taken: Option<bool>,
 }
@@ -192,6 +194,8 @@ pub struct Subprog {
     pub name: String,
     /// Stack bytes it uses itself.
     pub stack_depth: u32,
+    /// Those of them, the lowest, that it does not use once the rewrite has removed what [`InsnFacts::is_save`] marks.
+    pub save_depth: u32,
     /// A global function, verified by its prototype.
     pub is_global: bool,
     /// Called back by a helper.

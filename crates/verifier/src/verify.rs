@@ -186,9 +186,11 @@ impl<'a> Env<'a> {
         self.check_ext_target()?;
         self.compute_scc();
         self.compute_live_regs();
+        self.find_saves();
         self.walk(0)?;
         self.walk_globals()?;
         self.check_release_of_insns()?;
+        self.drop_saves();
         self.check_stack_depth()
     }
 
@@ -354,7 +356,8 @@ impl<'a> Env<'a> {
                 start: s.start,
                 end: s.end,
                 name: s.name.clone(),
-                stack_depth: s.stack_depth,
+                stack_depth: s.stack_depth + s.save_depth,
+                save_depth: if s.runs_saves { 0 } else { s.save_depth },
                 is_global: s.is_global,
                 is_callback: s.is_cb,
                 is_async_callback: s.is_async_cb && !s.is_exception_cb,

@@ -53,6 +53,8 @@ pub mod flags {
     pub const SLEEPABLE: u32 = 1 << 4;
     /// Objects may also be protected by an RCU section.
     pub const RCU: u32 = 1 << 5;
+    /// Leaves registers alone that are neither arguments nor the result: the kernel makes code of the call.
+    pub const FASTCALL: u32 = 1 << 6;
     /// Makes, steps and destroys an iterator.
     pub const ITER_NEW: u32 = 1 << 8;
     /// As [`ITER_NEW`].

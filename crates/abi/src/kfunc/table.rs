@@ -5,7 +5,8 @@ use super::KfuncArg::{
     NewDynptr as Room, Object, RbNode, RbRoot, Refcounted, Scalar, Size,
 };
 use super::flags::{
-    ACQUIRE, DEVICE, GRAPH, ITER_DESTROY, ITER_NEW, ITER_NEXT, NUM, RCU, RELEASE, RET_NULL, SESSION, SLEEPABLE, TRUSTED,
+    ACQUIRE, DEVICE, FASTCALL, GRAPH, ITER_DESTROY, ITER_NEW, ITER_NEXT, NUM, RCU, RELEASE, RET_NULL, SESSION,
+    SLEEPABLE, TRUSTED,
 };
 use super::hooks::{ALL, GENERIC, KPROBE, SKB, STRUCT_OPS, SYSCALL, TC, TRACING, XDP};
 use super::{Iter, KfuncArg, KfuncProto, KfuncRet, NewDynptr};
@@ -47,7 +48,7 @@ const MASKS: u32 = TRACING | STRUCT_OPS | SYSCALL;
 
 kfuncs! {
     // Of all programs.
-    bpf_cast_to_kern_ctx [NONE; ALL] (Ctx) -> KfuncRet::KernelCtx;
+    bpf_cast_to_kern_ctx [FASTCALL; ALL] (Ctx) -> KfuncRet::KernelCtx;
     bpf_copy_from_user_str [SLEEPABLE; ALL] (MemSized, Size(false), Ignored, Scalar) -> INT;
     bpf_dynptr_adjust [NONE; ALL] (Dynptr, Scalar, Scalar) -> INT;
     bpf_dynptr_clone [NONE; ALL] (Dynptr, Room(NewDynptr::Clone)) -> INT;
@@ -68,7 +69,7 @@ kfuncs! {
     bpf_preempt_enable [NONE; ALL] () -> VOID;
     bpf_rcu_read_lock [NONE; ALL] () -> VOID;
     bpf_rcu_read_unlock [NONE; ALL] () -> VOID;
-    bpf_rdonly_cast [NONE; ALL] (Ignored, Constant) -> KfuncRet::ReadOnlyCast;
+    bpf_rdonly_cast [FASTCALL; ALL] (Ignored, Constant) -> KfuncRet::ReadOnlyCast;
     // Objects of the program, lists and trees of them.
     bpf_list_back [RET_NULL | GRAPH; GENERIC] (ListHead) -> KfuncRet::ListNode;
     bpf_list_front [RET_NULL | GRAPH; GENERIC] (ListHead) -> KfuncRet::ListNode;

@@ -138,7 +138,8 @@ pub(crate) fn effect(op: &Op) -> Effect {
             };
             Effect::pure(reads, RegSet::CALLER_SAVED).with(if percpu { CPU } else { 0 })
         }
-        Op::CpuId => Effect::pure(RegSet::EMPTY, RegSet::CALLER_SAVED).with(CPU),
+        // The verifier counts on it that a call of this helper leaves r1 to r5 alone.
+        Op::CpuId => Effect::pure(RegSet::EMPTY, of(Reg::R0)).with(CPU),
         Op::TailCall { map, poke } => {
             let map_reg = if map.is_none() { of(Reg::R2) } else { RegSet::EMPTY };
             let index = if poke.is_none() { of(Reg::R3) } else { RegSet::EMPTY };

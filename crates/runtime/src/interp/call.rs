@@ -20,7 +20,8 @@ use crate::program::ProgInner;
 const MAX_NESTING: u32 = 16;
 
 impl<'a> Interp<'a> {
-    /// Calls the helper or kfunc at `address`; r0 is its result, r1 to r5 are clobbered.
+    /// Calls the helper or kfunc at `address`; r0 is its result. r1 to r5 stay as they are: no program reads them afterwards,
+    /// but for those that it need not save (`skep_verifier::InsnFacts::is_save`).
     pub(super) fn call(
         &self,
         insn: usize,

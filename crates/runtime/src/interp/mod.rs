@@ -99,11 +99,11 @@ pub enum FaultKind {
 }
 
 /// Bytes of all frames of one program that makes no tail calls: 8 at most, of 512 bytes where functions have stacks of their own
-/// in the kernel, and of 512 together elsewhere.
-const FRAMES: usize = 8 * 512;
+/// in the kernel, and of 512 together elsewhere; each with a counter of loops.
+const FRAMES: usize = 8 * (512 + 8);
 /// Bytes of stack for all frames of a run: 33 tail calls, each from a subprogram that used 256 bytes, and a whole program at the
 /// end; and another for a program that calls an extension, which happens once, for what is extended is no tail callee.
-const STACK: usize = 34 * (256 + 32) + 2 * (FRAMES + 64);
+const STACK: usize = 34 * (256 + 32) + 2 * FRAMES;
 
 /// The stack of a run; a frame is zeroed when it is entered.
 #[repr(align(16))]

@@ -20,7 +20,7 @@ use crate::verified::MapArg;
 pub(crate) const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
-const GET_SMP_PROCESSOR_ID: i32 = 8;
+pub(crate) const GET_SMP_PROCESSOR_ID: i32 = 8;
 pub(crate) const TAIL_CALL: i32 = 12;
 const PROBE_READ_STR: i32 = 45;
 const REDIRECT_MAP: i32 = 51;
@@ -76,6 +76,17 @@ impl Env<'_> {
         helper::helper_for(self.spec.prog_type, self.spec.attach_type, id).map(Cow::Borrowed)
     }
 
+    /// The prototype of a helper that this program may call.
+    pub(crate) fn available_proto(&self, id: i32) -> Option<Cow<'static, HelperProto>> {
+        let own = u32::try_from(id).ok().is_some_and(|id| self.spec.helpers.is_some_and(|t| t.get(id).is_some()));
+        self.proto_of(id).filter(|proto| own || self.allows(proto.id))
+    }
+
+    fn allows(&self, id: u32) -> bool {
+        let caps = skep_abi::helper::Caps { bpf: self.caps.bpf, perfmon: self.caps.perfmon };
+        helper::helper_allowed(self.spec.prog_type, self.spec.attach_type, id, caps) == Allowed::Yes
+    }
+
     /// Properties of a helper that decide the shape of the walk.
     pub(crate) fn helper_traits(&self, id: i32) -> CallTraits {
         let proto = self.proto_of(id);
@@ -109,18 +120,10 @@ impl Env<'_> {
 
     fn allowed_proto(&mut self, id: i32) -> Check<Cow<'static, HelperProto>> {
         let label = Self::helper_label(id);
-        let own = u32::try_from(id).ok().is_some_and(|id| self.spec.helpers.is_some_and(|t| t.get(id).is_some()));
-        let Some(proto) = self.proto_of(id) else {
+        if self.proto_of(id).is_none() {
             return Err(reject!(self, EINVAL, "invalid func {label}"));
-        };
-        if own {
-            return Ok(proto);
         }
-        let caps = skep_abi::helper::Caps { bpf: self.caps.bpf, perfmon: self.caps.perfmon };
-        match helper::helper_allowed(self.spec.prog_type, self.spec.attach_type, proto.id, caps) {
-            Allowed::Yes => Ok(proto),
-            _ => Err(reject!(self, EINVAL, "program of this type cannot use helper {label}")),
-        }
+        self.available_proto(id).ok_or_else(|| reject!(self, EINVAL, "program of this type cannot use helper {label}"))
     }
 
     /// `call bpf_…`.

@@ -136,6 +136,7 @@ impl Env<'_> {
         }
         self.destroy_dynptr_at(frame, slot_index)?;
         self.scratch_slot(slot_index);
+        self.note_stack_use(frame, off);
         let aligned = off % 8 == 0;
         if size == SLOT {
             self.live_stack.write(frame, 1 << slot_index);
@@ -231,6 +232,7 @@ impl Env<'_> {
         for at in min..max {
             self.destroy_dynptr_at(frame, place(at).0)?;
         }
+        self.note_stack_use(frame, min);
         for at in min..max {
             let (slot_index, byte) = place(at);
             self.scratch_slot(slot_index);
@@ -254,6 +256,7 @@ impl Env<'_> {
     fn read_fixed(&mut self, frame: usize, off: i64, size: usize, dst: Option<R>) -> Check {
         let (slot_index, byte) = place(off);
         self.scratch_slot(slot_index);
+        self.note_stack_use(frame, off);
         self.live_stack.read(frame, 1 << slot_index);
         let slot = self.cur.frames[frame].stack[slot_index];
         if !slot.is_spilled() {
@@ -375,6 +378,7 @@ impl Env<'_> {
                 (reg.bounds.s64.min + i64::from(off), reg.bounds.s64.max + i64::from(off))
             }
         };
+        self.note_stack_use(frame, min);
         for at in min..max + i64::from(size) {
             let (slot_index, byte) = place(at);
             let slot = self.cur.frames[frame].stack[slot_index];

@@ -1,7 +1,8 @@
-//! Code that no path reaches.
+//! Code that no path reaches, and saves of registers that nothing clobbers.
 //!
-//! Invariant: what is removed was never executed on any path of the verification. Kernel counterpart:
-//! `opt_hard_wire_dead_code_branches`, `opt_remove_dead_code`, `opt_remove_nops`, kernel/bpf/verifier.c, 6.18.
+//! Invariant: what is removed was never executed on any path of the verification, or leaves registers as they are and is all
+//! that uses its place on the stack. Kernel counterpart: `opt_hard_wire_dead_code_branches`, `opt_remove_dead_code`,
+//! `opt_remove_nops`, `remove_fastcall_spills_fills`, kernel/bpf/verifier.c, 6.18.
 
 use std::collections::HashSet;
 
@@ -9,11 +10,11 @@ use skep_abi::{Imm64, Insn};
 
 use super::{Item, Target};
 
-/// Fixes the branches with one dead side, then removes dead instructions and jumps to the next one.
+/// Fixes the branches with one dead side, then removes dead instructions, needless saves and jumps to the next one.
 pub(super) fn remove(items: &mut Vec<Item>) {
     fix_branches(items);
     drop_dead_callbacks(items);
-    items.retain(|item| item.facts.reachable);
+    items.retain(|item| item.facts.reachable && !item.facts.is_save);
     let nexts: Vec<Option<u32>> = items.iter().skip(1).map(|item| Some(item.at)).chain([None]).collect();
     let mut nexts = nexts.into_iter();
     items.retain(|item| {

@@ -57,7 +57,8 @@ pub(super) fn lower(
     let exceptions = Exceptions::find(spec, subprogs, &items, options.thrown, facts)?;
     let layout = spec.ctx.or_else(|| ctx_layout_for(spec.prog_type, spec.attach_type));
     let mut lowering = Lowering { spec, layout, used_maps, options, pokes: Vec::new() };
-    let mut stack: Vec<u32> = subprogs.iter().map(|subprog| subprog.stack_depth).collect();
+    let removed = |subprog: &Subprog| if options.remove_dead { subprog.save_depth } else { 0 };
+    let mut stack: Vec<u32> = subprogs.iter().map(|subprog| subprog.stack_depth - removed(subprog)).collect();
     let mut code = Vec::with_capacity(items.len());
     let mut items = items.into_iter().peekable();
     for (sub, (subprog, depth)) in subprogs.iter().zip(&mut stack).enumerate() {

@@ -26,7 +26,7 @@ use crate::verified::{InsnFacts, InsnIdx, Need, Verified, Xlated};
 pub struct RewriteOptions<'a> {
     /// Give tail calls with constant map and index a poke descriptor: wanted when the program is compiled.
     pub pokes: bool,
-    /// Remove code that no path reaches.
+    /// Remove code that no path reaches, and saves that are not needed.
     pub remove_dead: bool,
     /// Offset from the vCPU's base of the two words (16 bytes, zero at first) that an exception travels in; without it, a
     /// program that throws cannot be run.

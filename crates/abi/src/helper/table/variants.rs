@@ -37,9 +37,36 @@ protos! { PERF_EVENT =
     bpf_get_stackid 27 [] (CTX, MAP, ANY) -> INT;
 }
 
+protos! { RAW =
+    bpf_get_smp_processor_id 8 [] () -> INT;
+}
+
+/// Whether the kernel has a function for the processor's number that it calls, where elsewhere it makes code of the call.
+const fn calls_for_processor(prog: ProgType) -> bool {
+    use ProgType as P;
+    matches!(
+        prog,
+        P::SocketFilter
+            | P::CgroupSkb
+            | P::CgroupSock
+            | P::SockOps
+            | P::SkSkb
+            | P::CgroupDevice
+            | P::SkMsg
+            | P::CgroupSockAddr
+            | P::SkReuseport
+            | P::FlowDissector
+            | P::CgroupSysctl
+            | P::CgroupSockopt
+            | P::SkLookup
+            | P::Netfilter
+    )
+}
+
 /// The prototype that this program type has instead of the common one.
 pub(super) fn find(prog: ProgType, attach: AttachType, id: u32) -> Option<&'static HelperProto> {
     let table = match prog {
+        _ if id == 8 && calls_for_processor(prog) => RAW,
         ProgType::Tracing => match attach {
             AttachType::TraceIter if matches!(id, 49 | 57) => SOCKOPT,
             _ => TRACING,
