@@ -7,9 +7,11 @@ use skep_testing::{generate, kernel};
 const PROGRAMS: u64 = 1500;
 /// Programs of longer runs at which something was found: an address that is data by chance, the stack of callers of a tail call, a
 /// packet of an old network, calls that no path makes, a loop that is widened, a sign-extended part of a saved number, a widened
-/// number that was linked, a key that is the low half of a number.
-const FOUND: [u64; 12] =
-    [40_808, 51_775, 62_896, 98_403, 128_297, 178_176, 187_177, 257_805, 287_775, 512_873, 849_565, 870_048];
+/// number that was linked, a key that is the low half of a number, dead registers that were made precise with all others.
+const FOUND: [u64; 14] = [
+    40_808, 51_775, 62_896, 98_403, 128_297, 178_176, 187_177, 257_805, 287_775, 512_873, 849_565, 870_048, 6_292_290,
+    8_157_172,
+];
 
 #[test]
 fn random_programs_are_judged_and_run_as_they_should() {

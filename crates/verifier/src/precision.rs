@@ -22,6 +22,8 @@ const ARGS: u16 = 0b11_1110;
 #[derive(Debug, Default)]
 pub(crate) struct Backtrack {
     frame: usize,
+    /// Begun with the marks of a kept state, which may be on dead registers: where tracking gave up, all scalars are marked.
+    spread: bool,
     regs: [u16; MAX_FRAMES],
     slots: [u64; MAX_FRAMES],
 }
@@ -47,6 +49,20 @@ impl Backtrack {
 
     fn clear(&mut self, reg: R) {
         self.regs[self.frame] &= !(1 << reg.number());
+    }
+
+    /// No value is in these registers here, nor on the frame's stack if that is asked. To look for one is a mistake, whose
+    /// registers are returned, unless this walk looks for dead ones too: nothing behind can have used those.
+    fn unset_here(&mut self, unset: u16, stack: bool) -> Option<u16> {
+        let (regs, slots) = (&mut self.regs[self.frame], &mut self.slots[self.frame]);
+        if self.spread {
+            *regs &= !unset;
+            if stack {
+                *slots = 0;
+            }
+            return None;
+        }
+        (*regs & unset != 0 || (stack && *slots != 0)).then_some(*regs)
     }
 
     fn slot_bit(slot: u8) -> u64 {
@@ -142,6 +158,7 @@ impl Env<'_> {
             return Ok(false);
         }
         self.backtrack.start(state.depth());
+        self.backtrack.spread = true;
         for (number, frame) in old.iter().enumerate().rev() {
             let mut first = true;
             for (i, reg) in frame.regs.iter().enumerate().take(10) {
@@ -486,13 +503,13 @@ impl Env<'_> {
             let callee = self.subprog_starting(i64::from(Self::relative(at, off)));
             let global = callee.is_some_and(|s| self.subprogs[s].is_global);
             if global {
-                self.backtrack.clear(R::R0);
-                if regs & ARGS != 0 {
+                if let Some(regs) = self.backtrack.unset_here(ARGS, false) {
                     return Err(internal!(self, "global subprog unexpected regs {regs:x}"));
                 }
+                self.backtrack.clear(R::R0);
                 return Ok(());
             }
-            if regs & !ARGS != 0 || self.backtrack.slots[frame] != 0 {
+            if let Some(regs) = self.backtrack.unset_here(!ARGS, true) {
                 return Err(internal!(self, "static subprog unexpected regs {regs:x}"));
             }
             let Some(outer) = frame.checked_sub(1) else {
@@ -502,7 +519,7 @@ impl Env<'_> {
             self.backtrack.regs[outer] |= regs & ARGS;
             self.backtrack.frame = outer;
         } else if into_callback {
-            if regs & !ARGS != 0 || self.backtrack.slots[frame] != 0 {
+            if let Some(regs) = self.backtrack.unset_here(!ARGS, true) {
                 return Err(internal!(self, "callback unexpected regs {regs:x}"));
             }
             let Some(outer) = frame.checked_sub(1) else {
@@ -515,11 +532,10 @@ impl Env<'_> {
             if target == CallTarget::Helper(TAIL_CALL) && next.is_some_and(|next| next != at + 1) {
                 self.undo_exit(next)?;
             }
-            let regs = self.backtrack.regs[self.backtrack.frame];
-            self.backtrack.clear(R::R0);
-            if regs & ARGS != 0 {
+            if let Some(regs) = self.backtrack.unset_here(ARGS, false) {
                 return Err(internal!(self, "backtracking call unexpected regs {regs:x}"));
             }
+            self.backtrack.clear(R::R0);
         }
         Ok(())
     }
@@ -529,8 +545,7 @@ impl Env<'_> {
         if next.is_some_and(|n| self.aux.get(n as usize).is_some_and(|a| a.calls_callback)) {
             self.backtrack.regs[frame] &= !ARGS;
         }
-        let regs = self.backtrack.regs[frame];
-        if regs & ARGS != 0 {
+        if let Some(regs) = self.backtrack.unset_here(ARGS, false) {
             return Err(internal!(self, "backtracking exit unexpected regs {regs:x}"));
         }
         let before = next.and_then(|n| n.checked_sub(1)).and_then(|n| self.insn_at(n));
