@@ -32,6 +32,7 @@ struct bpf_iter_num {
 #define contains(type, node) __attribute__((btf_decl_tag("contains:" #type ":" #node)))
 #define handles_exceptions(function) __attribute__((btf_decl_tag("exception_callback:" #function)))
 #define kptr __attribute__((btf_type_tag("kptr")))
+#define kptr_untrusted __attribute__((btf_type_tag("kptr_untrusted")))
 #define container(pointer, type, member) ((type *)((void *)(pointer) - __builtin_offsetof(type, member)))
 #define new_object(type) ((type *)bpf_obj_new_impl(__builtin_btf_type_id(*(type *)0, 0), 0))
 #define drop(object) bpf_obj_drop_impl(object, 0)
@@ -62,6 +63,9 @@ KFUNC void bpf_iter_num_destroy(struct bpf_iter_num *it);
 KFUNC void bpf_throw(__u64 cookie);
 KFUNC void bpf_rcu_read_lock(void);
 KFUNC void bpf_rcu_read_unlock(void);
+KFUNC void bpf_preempt_disable(void);
+KFUNC void bpf_preempt_enable(void);
+KFUNC int bpf_copy_from_user_str(void *to, __u32 size, const void *from, __u64 flags);
 
 KFUNC void *bpf_obj_new_impl(__u64 type, void *meta);
 KFUNC void bpf_obj_drop_impl(void *object, void *meta);

@@ -11,6 +11,7 @@ pub mod disasm;
 mod encode;
 pub mod errno;
 pub mod flags;
+pub mod format;
 pub mod helper;
 pub mod info;
 pub mod insn;

@@ -75,7 +75,7 @@ impl IdMap {
 }
 
 fn same_but_bounds(old: &Reg, new: &Reg) -> bool {
-    old.ty == new.ty && old.off == new.off && old.extra == new.extra
+    old.ty == new.ty && old.off == new.off && old.extra == new.extra && old.dynptr_id == new.dynptr_id
 }
 
 /// Whether two registers are the same up to renaming of ids.

@@ -25,9 +25,7 @@ struct Conversion {
     zero: bool,
     plus: bool,
     space: bool,
-    alternate: bool,
     width: usize,
-    precision: Option<usize>,
     /// Bits of the argument.
     long: bool,
 }
@@ -37,15 +35,15 @@ struct Conversion {
 /// # Errors
 /// `EINVAL` for a format that is not terminated, an unknown conversion, or too few arguments.
 pub(super) fn format(run: Run, format: &[u8], args: &[u64]) -> Result<Vec<u8>, Errno> {
+    let taken = skep_abi::format::format_args_count(format).ok_or(Errno::EINVAL)?;
+    if taken > args.len() as u64 {
+        return Err(Errno::EINVAL);
+    }
     let end = format.iter().position(|&b| b == 0).ok_or(Errno::EINVAL)?;
     let mut input = format[..end].iter().copied().peekable();
     let mut args = args.iter().copied();
     let mut out = Vec::new();
     while let Some(byte) = input.next() {
-        // Control characters and bytes above 127 are refused, as in the kernel.
-        if byte >= 0x80 || (byte.is_ascii_control() && !byte.is_ascii_whitespace()) {
-            return Err(Errno::EINVAL);
-        }
         if byte != b'%' {
             out.push(byte);
             continue;
@@ -72,38 +70,18 @@ pub(super) fn format(run: Run, format: &[u8], args: &[u64]) -> Result<Vec<u8>, E
 
 fn flags_and_width(input: &mut std::iter::Peekable<impl Iterator<Item = u8>>) -> Conversion {
     let mut c = Conversion::default();
-    while let Some(flag) = input.next_if(|b| b"-0+ #".contains(b)) {
+    while let Some(flag) = input.next_if(|b| b"-0+ ".contains(b)) {
         match flag {
             b'-' => c.minus = true,
             b'0' => c.zero = true,
             b'+' => c.plus = true,
-            b' ' => c.space = true,
-            _ => c.alternate = true,
+            _ => c.space = true,
         }
     }
-    let number = |input: &mut std::iter::Peekable<_>| {
-        let mut n = 0_usize;
-        while let Some(digit) = Iterator::next(&mut ByteDigits(input)) {
-            n = (n * 10 + digit).min(512);
-        }
-        n
-    };
-    c.width = number(input);
-    if input.next_if_eq(&b'.').is_some() {
-        c.precision = Some(number(input));
+    while let Some(digit) = input.next_if(u8::is_ascii_digit) {
+        c.width = (c.width * 10 + usize::from(digit - b'0')).min(512);
     }
     c
-}
-
-/// The decimal digits at the front of the input.
-struct ByteDigits<'a, I: Iterator<Item = u8>>(&'a mut std::iter::Peekable<I>);
-
-impl<I: Iterator<Item = u8>> Iterator for ByteDigits<'_, I> {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        self.0.next_if(u8::is_ascii_digit).map(|b| usize::from(b - b'0'))
-    }
 }
 
 /// Takes `l` and `ll`; the conversion letter.
@@ -134,16 +112,11 @@ fn integer(out: &mut Vec<u8>, c: &Conversion, kind: u8, arg: u64) -> Result<(), 
             (sign, signed.unsigned_abs().to_string())
         }
         b'u' => ("", unsigned.to_string()),
-        b'x' => (if c.alternate { "0x" } else { "" }, format!("{unsigned:x}")),
-        b'X' => (if c.alternate { "0X" } else { "" }, format!("{unsigned:X}")),
+        b'x' => ("", format!("{unsigned:x}")),
+        b'X' => ("", format!("{unsigned:X}")),
         _ => return Err(Errno::EINVAL),
     };
-    let precision = c.precision.unwrap_or(0).saturating_sub(digits.len());
-    let zeros = if c.zero && !c.minus && c.precision.is_none() {
-        c.width.saturating_sub(sign.len() + digits.len())
-    } else {
-        precision
-    };
+    let zeros = if c.zero && !c.minus { c.width.saturating_sub(sign.len() + digits.len()) } else { 0 };
     let text = format!("{sign}{}{digits}", "0".repeat(zeros));
     let plain = Conversion { minus: c.minus, width: c.width, ..Conversion::default() };
     pad(out, &plain, text.as_bytes());
@@ -151,7 +124,6 @@ fn integer(out: &mut Vec<u8>, c: &Conversion, kind: u8, arg: u64) -> Result<(), 
 }
 
 fn pad(out: &mut Vec<u8>, c: &Conversion, text: &[u8]) {
-    let text = &text[..text.len().min(c.precision.unwrap_or(usize::MAX))];
     let spaces = c.width.saturating_sub(text.len());
     if !c.minus {
         out.extend(std::iter::repeat_n(b' ', spaces));
@@ -189,7 +161,6 @@ fn pointer(
             input.next();
             out.extend(format!("{arg:016x}").bytes());
         }
-        Some(next) if !next.is_ascii_whitespace() && !next.is_ascii_punctuation() => return Err(Errno::EINVAL),
         _ => out.extend(format!("{arg:016x}").bytes()),
     }
     Ok(())

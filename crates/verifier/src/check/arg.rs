@@ -45,6 +45,9 @@ pub(crate) struct CallMeta {
     pub(crate) key_in_range: bool,
 }
 
+/// The lowest byte of the upper half of a slot.
+const UPPER_HALF: usize = 3;
+
 /// `bpf_seq_printf`, `bpf_seq_write`.
 const SEQ_PRINTF: i32 = 126;
 const SEQ_WRITE: i32 = 127;
@@ -62,7 +65,6 @@ const MEM: &[RegType] = &[
     t(Base::Mem).with(flags::RINGBUF),
     t(Base::Buf),
     t(Base::BtfId).with(flags::TRUSTED),
-    t(Base::Ctx),
 ];
 const SOCK: &[RegType] = &[t(Base::SockCommon), t(Base::Socket), t(Base::TcpSock), t(Base::XdpSock)];
 const BTF_SOCK: &[RegType] = &[
@@ -230,13 +232,8 @@ impl Env<'_> {
             ty = ty.without(flags::ALLOC | flags::PERCPU);
         }
         let list = compatible(kind);
-        let ctx_as_mem = ty.base != Base::Ctx || kind == ArgKind::PtrToCtx || self.ctx_is_memory();
-        if !list.contains(&ty) || !ctx_as_mem {
-            let expected: Vec<String> = list
-                .iter()
-                .filter(|t| kind == ArgKind::PtrToCtx || t.base != Base::Ctx)
-                .map(|t| type_name(*t))
-                .collect();
+        if !list.contains(&ty) {
+            let expected: Vec<String> = list.iter().map(|t| type_name(*t)).collect();
             let text = format!("R{n} type={} expected={}", type_name(reg.ty), expected.join(", "));
             return Err(reject!(self, EACCES, "{text}"));
         }
@@ -392,14 +389,18 @@ impl Env<'_> {
         if kinds.len() == 4 && kinds.iter().all(|k| *k == ByteKind::Zero) {
             meta.const_key = Some(0);
         } else if slot.is_spilled_scalar()
-            && off % 8 == 0
             && kinds.iter().all(|k| *k == ByteKind::Spill)
-            && slot.bytes[0] != ByteKind::Spill
+            && (byte == UPPER_HALF || slot.bytes[0] != ByteKind::Spill)
             && let Some(v) = slot.reg.bounds.const_value()
         {
             self.mark_slot_precise(frame, slot_index)?;
-            // As in the kernel, which does not look at what of the number was saved.
-            meta.const_key = Some(v).filter(|v| *v <= u64::from(u32::MAX));
+            // As in the kernel, which takes the number for the key and does not look at what of it was saved: a number within
+            // the array has nothing in its upper half.
+            meta.const_key = if byte == UPPER_HALF {
+                Some(0).filter(|_| v < u64::from(shape.max_entries))
+            } else {
+                Some(v).filter(|v| *v <= u64::from(u32::MAX))
+            };
         }
         meta.key_in_range = meta.const_key.is_some_and(|k| k < u64::from(shape.max_entries));
         Ok(())

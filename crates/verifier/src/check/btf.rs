@@ -236,12 +236,14 @@ fn sock_field_ok(base: Base, off: i32, size: u32) -> bool {
         Base::TcpSock => {
             // bytes_received and bytes_acked are 8 bytes, all others 4.
             let wide = (80..96).contains(&off);
-            off + size <= 116 && size == if wide { 8 } else { 4 }
+            off + size <= 112 && size == if wide { 8 } else { 4 }
         }
         Base::XdpSock => off + size <= 4 && size == 4,
         Base::SockCommon if (8..24).contains(&off) => false,
         Base::Socket | Base::SockCommon => match off {
-            4 | 8 | 12 | 24..48 | 52..80 => size <= 4 && off % 4 + size <= 4,
+            // Parts of the addresses at any place, parts of the others at their start.
+            24..44 | 52..72 => size <= 4 && off % 4 + size <= 4,
+            4 | 8 | 12 | 44 | 72 | 76 => size <= 4,
             48..50 => size == 4 || off + size <= 50,
             0 | 16 | 20 => size == 4,
             _ => false,

@@ -31,7 +31,7 @@ impl<'a> Env<'a> {
         self.layout().map(|l| l.btf_name.as_ref())
     }
 
-    /// Whether helpers may be given the context as plain memory (system-call programs).
+    /// Whether functions may be given the context as plain memory (system-call programs).
     pub(crate) fn ctx_is_memory(&self) -> bool {
         self.spec.prog_type == skep_abi::ProgType::Syscall
     }
@@ -48,13 +48,7 @@ impl<'a> Env<'a> {
         load: Option<R>,
         sign_extend: bool,
     ) -> Check {
-        if !self.ctx_is_memory() {
-            self.check_unmodified(reg, n)?;
-        } else if !reg.bounds.is_const() {
-            let v = reg.bounds.var_off;
-            let text = format!("variable ctx access var_off={v} disallowed");
-            return Err(reject!(self, EACCES, "{text}"));
-        }
+        self.check_unmodified(reg, n)?;
         let at = self.insn;
         let Some(layout) = self.layout() else {
             return Err(unsupported!(self, "the context of this program type is not supported"));

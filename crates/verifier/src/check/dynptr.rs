@@ -80,6 +80,7 @@ impl Env<'_> {
         if reg.base() == Base::Dynptr {
             return Err(reject!(self, EINVAL, "Dynptr has to be an uninitialized dynptr"));
         }
+        self.check_not_below_stack(n, reg)?;
         let Some(slot) = self.dynptr_slot(reg) else {
             let text = if reg.bounds.is_const() {
                 let off = i64::from(reg.off).wrapping_add(reg.bounds.var_off.value.cast_signed());
@@ -199,7 +200,7 @@ impl Env<'_> {
         let at = fmt.bounds.const_value().map(|v| i64::from(fmt.off).wrapping_add(v.cast_signed()));
         let text = at.and_then(|at| shape.contents.as_deref()?.get(usize::try_from(at).ok()?..));
         // More arguments than the format takes are accepted; more than 12 fail when the program runs.
-        let ok = text.and_then(format_args_count).is_some_and(|taken| taken <= bytes / 8);
+        let ok = text.and_then(skep_abi::format::format_args_count).is_some_and(|taken| taken <= bytes / 8);
         if ok {
             return Ok(());
         }
@@ -219,61 +220,4 @@ fn wanted_kind(f: TypeFlags) -> Option<DynptrKind> {
     } else {
         None
     }
-}
-
-/// Number of arguments that a format string takes (`bpf_bprintf_prepare`); `None` if it is not valid.
-fn format_args_count(text: &[u8]) -> Option<u64> {
-    let end = text.iter().position(|&b| b == 0)?;
-    let text = &text[..end];
-    let mut count = 0;
-    let mut i = 0;
-    while i < text.len() {
-        let c = text[i];
-        i += 1;
-        if !c.is_ascii() || (c.is_ascii_control() && !c.is_ascii_whitespace()) {
-            return None;
-        }
-        if c != b'%' {
-            continue;
-        }
-        if text.get(i) == Some(&b'%') {
-            i += 1;
-            continue;
-        }
-        count += 1;
-        while text.get(i).is_some_and(|c| matches!(c, b'0' | b'+' | b'-' | b' ')) {
-            i += 1;
-        }
-        while text.get(i).is_some_and(u8::is_ascii_digit) {
-            i += 1;
-        }
-        match text.get(i)? {
-            b'p' => {
-                i += 1;
-                if text.get(i).is_some_and(|c| matches!(c, b'k' | b'u' | b'x' | b'K' | b's' | b'S' | b'B')) {
-                    i += 1;
-                    if text.get(i - 1).is_some_and(|c| matches!(c, b'k' | b'u')) && text.get(i) == Some(&b's') {
-                        i += 1;
-                    }
-                } else if text.get(i) == Some(&b'i') || text.get(i) == Some(&b'I') {
-                    i += 1;
-                    if !text.get(i).is_some_and(|c| matches!(c, b'4' | b'6')) {
-                        return None;
-                    }
-                    i += 1;
-                }
-            }
-            b's' | b'c' => i += 1,
-            _ => {
-                while text.get(i) == Some(&b'l') {
-                    i += 1;
-                }
-                if !matches!(text.get(i)?, b'i' | b'd' | b'u' | b'x' | b'X') {
-                    return None;
-                }
-                i += 1;
-            }
-        }
-    }
-    Some(count)
 }

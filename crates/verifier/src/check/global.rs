@@ -7,6 +7,7 @@ use skep_abi::Errno;
 use skep_btf::{Btf, Kind, Linkage, TypeData, TypeId};
 
 use crate::check::Access;
+use crate::check::arg::may_have_offset;
 use crate::env::{Check, Env, Reject, internal, log, reject};
 use crate::print::type_name;
 use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
@@ -193,7 +194,9 @@ impl Env<'_> {
                     }
                 }
                 Arg::Ctx => {
-                    self.check_unmodified(&reg, n)?;
+                    if !may_have_offset(reg.base()) {
+                        self.check_unmodified(&reg, n)?;
+                    }
                     if reg.base() != Base::Ctx {
                         return Err(reject!(self, EINVAL, "arg#{i} expects pointer to ctx"));
                     }
@@ -202,7 +205,10 @@ impl Env<'_> {
                     if reg.is_null() && nullable {
                         continue;
                     }
-                    self.check_memory_arg(n, &reg, size, nullable)?;
+                    self.check_memory_arg(n, &reg, size, nullable).map_err(|refused| match refused.kind {
+                        RejectionKind::Safety => Box::new(Reject { errno: Errno::EINVAL, ..*refused }),
+                        _ => refused,
+                    })?;
                 }
                 Arg::Dynptr => {
                     let arg = skep_abi::helper::ArgType::new(

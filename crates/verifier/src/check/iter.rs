@@ -56,6 +56,8 @@ impl Env<'_> {
 
     /// `bpf_iter_*_new`: makes the iterator.
     fn iter_new(&mut self, n: u8, iter: Iter) -> Check<(usize, usize)> {
+        let reg = *self.reg(n);
+        self.check_not_below_stack(n, &reg)?;
         let slots = usize::from(iter.slots);
         let found = self.iter_slot(n, slots);
         let special = |env: &Self, frame: usize, slot: usize| {

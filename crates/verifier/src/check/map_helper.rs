@@ -3,7 +3,7 @@
 //! Owns the pairs. Invariant: a map of a special type reaches only the helpers made for it, and they get no other. Kernel
 //! counterpart: `check_map_func_compatibility`, kernel/bpf/verifier.c, 6.18.
 
-use skep_abi::{MapType as M, ProgType};
+use skep_abi::{AttachType, MapType as M, ProgType};
 
 use crate::check::arg::CallMeta;
 use crate::env::{Check, Env, reject};
@@ -80,6 +80,7 @@ impl Env<'_> {
             return false;
         }
         match self.spec.prog_type {
+            ProgType::Tracing => self.spec.attach_type == AttachType::TraceIter,
             ProgType::SockOps => id == MAP_DELETE,
             ProgType::SocketFilter
             | ProgType::SchedCls

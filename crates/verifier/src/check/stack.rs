@@ -66,6 +66,17 @@ impl Env<'_> {
         }
     }
 
+    /// An object that is made at a whole slot below the stack is refused as a store there.
+    pub(crate) fn check_not_below_stack(&mut self, n: u8, reg: &Reg) -> Check {
+        let at = reg.bounds.const_value().and_then(|v| i64::from(reg.off).checked_add(v.cast_signed()));
+        match (at, R::new(n)) {
+            (Some(at), Some(r)) if at < -MAX_STACK && at % 8 == 0 => {
+                self.check_mem(r, 0, 8, Access::Write, None, false)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn variable_stack_refused(&mut self, n: u8, reg: &Reg) -> Box<crate::env::Reject> {
         let v = reg.bounds.var_off;
         let text = "variable offset stack access prohibited for !root";
