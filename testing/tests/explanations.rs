@@ -244,8 +244,9 @@ fn every_refused_vector_has_a_class() {
         let Some(Outcome::Reject(_, message)) = &case.expected else { continue };
         let explanation = case.explanation().expect("it is refused");
         asked += 1;
-        // What no row of the table fits has its message as title.
-        if explanation.title == *message || explanation.to_string().contains(['{', '}']) {
+        // What no row of the table fits has its message as title; `= {}` is a suggestion's code, not a place left open.
+        let text = explanation.to_string().replace("= {}", "");
+        if explanation.title == *message || text.contains(['{', '}']) {
             let _ = writeln!(bare, "{}: {explanation}", path.display());
         }
     }

@@ -64,7 +64,15 @@ pub(super) const ROWS: &[Class] = &[
         "Invalid format string",
         "a wrong format string",
         "The format that {call} is given does not fit its arguments, or uses what the kernel does not format.",
-        "Look at the formats that bpf_snprintf() takes: no flags or widths, `%s` for one string, arguments as an array of u64.",
+        "Look at the formats that bpf_snprintf() takes: no precision, `%s` for one string, arguments as an array of u64.",
+    ),
+    row(
+        C::Argument,
+        S::None,
+        "get_local_storage() doesn't support non-zero flags",
+        "flags of bpf_get_local_storage()",
+        "The second argument is not known to be 0, and there are no flags yet.",
+        "Pass 0: `bpf_get_local_storage(&map, 0)`.",
     ),
     row(
         C::Argument,
