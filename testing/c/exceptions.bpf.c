@@ -258,3 +258,61 @@ int bad_cookie_is_a_pointer(struct __sk_buff *skb)
 	bpf_throw((__u64)skb);
 	return 0;
 }
+
+/* Functions of a program that traces have stacks of their own, unless the handler, which runs beside it, calls them too. */
+#define room(words, value) \
+	__u64 room[words]; \
+	__builtin_memset(room, value, sizeof(room)); \
+	asm volatile("" : : "r"(&room) : "memory")
+
+static __attribute__((noinline)) int deep(int value)
+{
+	room(26, value);
+	return room[0] + room[25];
+}
+
+static __attribute__((noinline)) int wide(int value)
+{
+	room(38, value);
+	return deep(value) + room[0] + room[37];
+}
+
+static __attribute__((noinline)) int narrow(int value)
+{
+	room(6, value);
+	return wide(value) + room[0] + room[5];
+}
+
+__attribute__((noinline)) int wide_handler(__u64 cookie)
+{
+	return wide(1) + cookie;
+}
+
+SEC("tp/sched/sched_switch")
+handles_exceptions(handler)
+int ok_own_stacks(void *ctx)
+{
+	int result = narrow(1);
+
+	if (result == 1)
+		bpf_throw(1);
+	return result;
+}
+
+SEC("tp/sched/sched_switch")
+handles_exceptions(wide_handler)
+int ok_own_stacks_thrown(void *ctx)
+{
+	if (wide(1) != 0)
+		bpf_throw(5);
+	return 0;
+}
+
+SEC("tp/sched/sched_switch")
+handles_exceptions(wide_handler)
+int bad_stacks_shared_with_the_handler(void *ctx)
+{
+	if (narrow(1) == 1)
+		bpf_throw(1);
+	return 0;
+}

@@ -28,6 +28,15 @@ struct bpf_iter_num {
 } __attribute__((aligned(8)));
 #endif
 
+struct bpf_res_spin_lock {
+	__u32 val;
+} __attribute__((aligned(4)));
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
+struct bpf_wq {
+	__u64 words[2];
+} __attribute__((aligned(8)));
+#endif
+
 #define KFUNC extern __ksym
 #define contains(type, node) __attribute__((btf_decl_tag("contains:" #type ":" #node)))
 #define handles_exceptions(function) __attribute__((btf_decl_tag("exception_callback:" #function)))
@@ -66,6 +75,16 @@ KFUNC void bpf_rcu_read_unlock(void);
 KFUNC void bpf_preempt_disable(void);
 KFUNC void bpf_preempt_enable(void);
 KFUNC int bpf_copy_from_user_str(void *to, __u32 size, const void *from, __u64 flags);
+KFUNC void bpf_local_irq_save(unsigned long *flags);
+KFUNC void bpf_local_irq_restore(unsigned long *flags);
+KFUNC int bpf_res_spin_lock(struct bpf_res_spin_lock *lock);
+KFUNC void bpf_res_spin_unlock(struct bpf_res_spin_lock *lock);
+KFUNC int bpf_res_spin_lock_irqsave(struct bpf_res_spin_lock *lock, unsigned long *flags);
+KFUNC void bpf_res_spin_unlock_irqrestore(struct bpf_res_spin_lock *lock, unsigned long *flags);
+KFUNC int bpf_wq_init(struct bpf_wq *wq, void *map, unsigned int flags);
+KFUNC int bpf_wq_start(struct bpf_wq *wq, unsigned int flags);
+KFUNC int bpf_wq_set_callback_impl(struct bpf_wq *wq, int (*callback)(void *map, int *key, void *value),
+				   unsigned int flags, void *aux);
 
 KFUNC void *bpf_obj_new_impl(__u64 type, void *meta);
 KFUNC void bpf_obj_drop_impl(void *object, void *meta);

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use skep::{Engine, LoadError, Mode, Object, Skb, Xdp};
+use skep::{Engine, LoadError, Mode, Object, Skb, Syscall, Xdp};
 use skep_abi::ProgType;
 use skep_object::ObjectSpec;
 use skep_testing::kernel::{self, TestRun};
@@ -84,6 +84,7 @@ fn run(object: &Object, program: &str, mode: Mode) -> Option<u32> {
     let result = match program.prog_type() {
         ProgType::Xdp => program.run(&mut Xdp::packet(&packet()).build().unwrap()),
         ProgType::Syscall | ProgType::Kprobe => return None,
+        ProgType::Tracepoint => program.run(&mut Syscall::bytes(&[0; 64])),
         prog_type => program.run(&mut Skb::packet(&packet()).build(prog_type).unwrap()),
     };
     let result = result.unwrap_or_else(|error| panic!("{} ({mode:?}): {error}", program.name()));
@@ -109,6 +110,10 @@ fn results_are_the_same_everywhere() {
             if with_kernel {
                 let in_kernel = KernelObject::create(&spec).unwrap();
                 let loaded = in_kernel.load(index, 0).unwrap();
+                if program.sec.as_ref().unwrap().prog_type == ProgType::Tracepoint {
+                    // It runs where the kernel comes past, and nowhere else.
+                    continue;
+                }
                 let data = packet();
                 let run = TestRun { data: &data, data_out: 512, repeat: 1, ..TestRun::default() };
                 assert_eq!(result, loaded.prog.test_run(&run).unwrap().retval, "{name}: ours, the kernel's");
@@ -122,6 +127,39 @@ fn results_are_the_same_everywhere() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(skep_runtime::object::interpreted_objects(), 0, "objects are leaked");
+}
+
+/// Two locks that threads take in both orders: whoever cannot have both goes on without, and nobody is let in beside another.
+#[test]
+fn locks_that_refuse_exclude_and_never_hang() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("c/res_locks.bpf.o");
+    let (file, bytes, spec) = parse(&path);
+    let mut object = Object::from_bytes(&file, &bytes).unwrap();
+    let orders = ["ok_a_then_b", "ok_b_then_a"];
+    for program in &spec.programs {
+        object.set_autoload(&program.name, orders.contains(&program.name.as_str())).unwrap();
+    }
+    for mode in [Mode::Interp, Mode::Jit] {
+        let loaded = Engine::builder().mode(mode).vcpus(4).build().unwrap().load(object.clone()).unwrap();
+        let started = Instant::now();
+        let both: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|thread| {
+                    let program = loaded.program(orders[thread % 2]).unwrap();
+                    scope.spawn(move || {
+                        let mut skb = Skb::packet(&packet()).build(ProgType::SchedCls).unwrap();
+                        (0..5000).map(|_| program.run(&mut skb).unwrap()).sum::<u64>()
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let counted = loaded.raw_map(".bss").unwrap().lookup(&[0; 4], 0).unwrap();
+        let counted = u64::from_le_bytes(counted[..8].try_into().unwrap());
+        assert_eq!(counted, both, "{mode:?}: under both locks, and returned so");
+        assert!(both > 1000, "{mode:?}: {both} of 20000 had both locks");
+        assert!(started.elapsed() < Duration::from_secs(60), "{mode:?}: deadlocks are noticed, not waited for");
+    }
 }
 
 #[test]

@@ -170,6 +170,7 @@ fn symbols_of(name: &str) -> Vec<String> {
     names.extend(
         match short {
             "get_prandom_u32" => "bpf_user_rnd_u32",
+            "get_smp_processor_id" => "bpf_get_raw_cpu_id",
             "probe_read_str" => "bpf_probe_read_compat_str",
             "lwt_push_encap" => "bpf_lwt_in_push_encap",
             "skb_output" => "bpf_skb_event_output",

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::mem::offset_of;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use skep_text::CodeAddr;
 
@@ -29,6 +30,9 @@ pub(crate) const CALLER_OFF: u64 = BLOCK_OFF + offset_of!(CpuBlock, caller) as u
 /// Tail calls of one run at most (`MAX_TAIL_CALL_CNT`).
 pub(crate) const MAX_TAIL_CALLS: u32 = 33;
 
+/// Locks that a vCPU remembers to hold, to notice deadlocks before they time out.
+pub(crate) const HELD_LOCKS: usize = 16;
+
 /// The runtime's words in a vCPU's memory. All zero is its initial state.
 #[repr(C, align(64))]
 pub(crate) struct CpuBlock {
@@ -47,6 +51,11 @@ pub(crate) struct CpuBlock {
     pub(crate) garbage_len: Cell<u32>,
     /// Where the helper was called that asked for it last.
     pub(crate) caller: Cell<u64>,
+    /// The lock that it waits for, which other vCPUs look at; 0 for none.
+    pub(crate) waits_for: AtomicU64,
+    /// Locks that it holds which may refuse to be taken, as many as there is room for, and how many they are.
+    pub(crate) held: [Cell<u64>; HELD_LOCKS],
+    pub(crate) held_len: Cell<u32>,
 }
 
 /// One run of a program, as helpers see it.

@@ -213,7 +213,7 @@ impl Env<'_> {
                     };
                     key(o) == key(n) && ids.check(o.ref_obj_id, n.ref_obj_id)
                 }
-                ByteKind::IrqFlag => ids.check(o.ref_obj_id, n.ref_obj_id),
+                ByteKind::IrqFlag => o.extra == n.extra && ids.check(o.ref_obj_id, n.ref_obj_id),
                 ByteKind::Misc | ByteKind::Zero | ByteKind::Invalid => true,
             };
             if !same {

@@ -96,7 +96,16 @@ pub fn value_record(btf: &Btf, id: TypeId) -> Result<Vec<RecordField>, RecordErr
 pub fn struct_record(btf: &Btf, id: TypeId) -> Result<Vec<RecordField>, RecordError> {
     let mut fields = Vec::new();
     members(btf, btf.resolve(id), 0, 0, &mut fields)?;
-    check_whole(fields)
+    let fields = check_whole(fields)?;
+    // The kernel looks into structs with one of these fields, and into no others: a struct with a lock that may refuse to be
+    // taken, and nothing else, has none for it.
+    let looked_into = fields.iter().any(|field| {
+        !matches!(
+            field.kind,
+            FieldKind::ResSpinLock | FieldKind::Timer | FieldKind::Workqueue | FieldKind::TaskWork | FieldKind::Uptr
+        )
+    });
+    Ok(if looked_into { fields } else { Vec::new() })
 }
 
 /// Rules over all fields of a record.

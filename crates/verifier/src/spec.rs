@@ -167,6 +167,12 @@ impl MapShape<'_> {
         }
     }
 
+    /// Whether the value has a lock.
+    #[must_use]
+    pub fn has_lock(&self) -> bool {
+        self.record.iter().any(|f| matches!(f.kind, FieldKind::SpinLock | FieldKind::ResSpinLock))
+    }
+
     /// The special field of this kind, if the value has one.
     #[must_use]
     pub fn field(&self, kind: FieldKind) -> Option<RecordField> {

@@ -54,7 +54,7 @@ pub mod flags {
     /// Objects may also be protected by an RCU section.
     pub const RCU: u32 = 1 << 5;
     /// Leaves registers alone that are neither arguments nor the result: the kernel makes code of the call.
-    pub const FASTCALL: u32 = 1 << 6;
+    pub const FASTCALL: u32 = 1 << 7;
     /// Makes, steps and destroys an iterator.
     pub const ITER_NEW: u32 = 1 << 8;
     /// As [`ITER_NEW`].
@@ -67,6 +67,8 @@ pub mod flags {
     pub const GRAPH: u32 = 1 << 12;
     /// For programs that are bound to a device, which none is here.
     pub const DEVICE: u32 = 1 << 6;
+    /// Takes or gives back a lock, allowed under another.
+    pub const LOCK: u32 = 1 << 14;
     /// Works on the stack alone, allowed under a lock.
     pub const NUM: u32 = 1 << 13;
 }
@@ -168,6 +170,14 @@ pub enum KfuncArg {
     Refcounted,
     /// A static function of the program.
     Callback,
+    /// A `bpf_res_spin_lock` in a map value or an object.
+    ResLock,
+    /// Room for interrupt flags on the stack, or what is saved there.
+    IrqFlag,
+    /// A `bpf_wq` in a map value.
+    Workqueue,
+    /// A map (`__map`).
+    Map,
     /// A kernel object of this type.
     Object(&'static str),
     /// This many bytes of memory that is read and written; the text is the C type.
@@ -302,6 +312,30 @@ mod tests {
             }
             assert!(proto.args.len() <= 5, "{}", proto.name);
         }
+    }
+
+    #[test]
+    fn flags_are_bits_of_their_own() {
+        use flags::*;
+        let all = [
+            ACQUIRE,
+            RELEASE,
+            RET_NULL,
+            TRUSTED,
+            SLEEPABLE,
+            RCU,
+            DEVICE,
+            FASTCALL,
+            ITER_NEW,
+            ITER_NEXT,
+            ITER_DESTROY,
+            SESSION,
+            GRAPH,
+            NUM,
+            LOCK,
+        ];
+        let joined = all.iter().fold(0u32, |known, flag| known | flag);
+        assert_eq!(joined.count_ones() as usize, all.len());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The prototypes, in the order of the alphabet within each family.
 
 use super::KfuncArg::{
-    Alloc, Callback, Constant, Ctx, Dynptr, DynptrOrNull, Ignored, ListHead, ListNode, Mem, MemSized, MemSizedOrNull,
-    NewDynptr as Room, Object, RbNode, RbRoot, Refcounted, Scalar, Size,
+    Alloc, Callback, Constant, Ctx, Dynptr, DynptrOrNull, Ignored, IrqFlag, ListHead, ListNode, Map, Mem, MemSized,
+    MemSizedOrNull, NewDynptr as Room, Object, RbNode, RbRoot, Refcounted, ResLock, Scalar, Size, Workqueue,
 };
 use super::flags::{
-    ACQUIRE, DEVICE, FASTCALL, GRAPH, ITER_DESTROY, ITER_NEW, ITER_NEXT, NUM, RCU, RELEASE, RET_NULL, SESSION,
+    ACQUIRE, DEVICE, FASTCALL, GRAPH, ITER_DESTROY, ITER_NEW, ITER_NEXT, LOCK, NUM, RCU, RELEASE, RET_NULL, SESSION,
     SLEEPABLE, TRUSTED,
 };
 use super::hooks::{ALL, GENERIC, KPROBE, SKB, STRUCT_OPS, SYSCALL, TC, TRACING, XDP};
@@ -65,11 +65,20 @@ kfuncs! {
     bpf_iter_num_destroy [ITER_DESTROY | NUM; ALL] (ITER_NUM) -> VOID;
     bpf_iter_num_new [ITER_NEW | NUM; ALL] (ITER_NUM, Scalar, Scalar) -> INT;
     bpf_iter_num_next [ITER_NEXT | RET_NULL | NUM; ALL] (ITER_NUM) -> KfuncRet::Mem(4);
+    bpf_local_irq_restore [NONE; ALL] (IrqFlag) -> VOID;
+    bpf_local_irq_save [NONE; ALL] (IrqFlag) -> VOID;
     bpf_preempt_disable [NONE; ALL] () -> VOID;
     bpf_preempt_enable [NONE; ALL] () -> VOID;
     bpf_rcu_read_lock [NONE; ALL] () -> VOID;
     bpf_rcu_read_unlock [NONE; ALL] () -> VOID;
     bpf_rdonly_cast [FASTCALL; ALL] (Ignored, Constant) -> KfuncRet::ReadOnlyCast;
+    bpf_res_spin_lock [LOCK; ALL] (ResLock) -> INT;
+    bpf_res_spin_lock_irqsave [LOCK; ALL] (ResLock, IrqFlag) -> INT;
+    bpf_res_spin_unlock [LOCK; ALL] (ResLock) -> VOID;
+    bpf_res_spin_unlock_irqrestore [LOCK; ALL] (ResLock, IrqFlag) -> VOID;
+    bpf_wq_init [NONE; ALL] (Workqueue, Map, Scalar) -> INT;
+    bpf_wq_set_callback_impl [NONE; ALL] (Workqueue, Callback, Scalar, Ignored) -> INT;
+    bpf_wq_start [NONE; ALL] (Workqueue, Scalar) -> INT;
     // Objects of the program, lists and trees of them.
     bpf_list_back [RET_NULL | GRAPH; GENERIC] (ListHead) -> KfuncRet::ListNode;
     bpf_list_front [RET_NULL | GRAPH; GENERIC] (ListHead) -> KfuncRet::ListNode;

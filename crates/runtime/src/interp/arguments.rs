@@ -91,6 +91,8 @@ impl<'a> Interp<'a> {
                 KfuncArg::ListHead | KfuncArg::RbRoot => self.check(insn, value, 16, Kind::Write)?,
                 KfuncArg::ListNode => self.check(insn, value, 24, Kind::Write)?,
                 KfuncArg::RbNode => self.check(insn, value, 32, Kind::Write)?,
+                KfuncArg::ResLock => self.check(insn, value, 4, Kind::Write)?,
+                KfuncArg::IrqFlag => self.check(insn, value, 8, Kind::Write)?,
                 KfuncArg::Alloc | KfuncArg::Refcounted => self.check(insn, value, 1, Kind::Write)?,
                 KfuncArg::MemSizedOrNull if value == 0 => {}
                 KfuncArg::MemSized | KfuncArg::MemSizedOrNull => {

@@ -6,6 +6,7 @@
 
 mod dynptr;
 mod iter;
+mod lock;
 mod objects;
 
 use skep_abi::Errno;
@@ -43,7 +44,7 @@ pub fn table() -> &'static [Kfunc] {
             ["bpf_rcu_read_lock", "bpf_rcu_read_unlock", "bpf_preempt_disable", "bpf_preempt_enable"]
                 .map(|name| Kfunc { name, function: nothing })
                 .to_vec();
-        for family in [iter::table(), dynptr::table(), objects::table()] {
+        for family in [iter::table(), dynptr::table(), objects::table(), lock::table()] {
             all.extend(family.into_iter().map(|(name, function)| Kfunc { name, function }));
         }
         all

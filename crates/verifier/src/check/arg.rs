@@ -168,7 +168,10 @@ impl Env<'_> {
                 self.check_helper_mem(n, size, direction(arg), false, Some(meta))?;
             }
             ArgKind::PtrToSpinLock => self.check_lock_arg(meta.id, n)?,
-            ArgKind::PtrToTimer => self.check_timer(n, meta)?,
+            ArgKind::PtrToTimer => {
+                self.check_map_field(n, FieldKind::Timer)?;
+                meta.map = Some(reg);
+            }
             ArgKind::PtrToFunc => self.note_callback(&reg, meta),
             ArgKind::PtrToMem => {
                 meta.raw = arg.flags.has(TypeFlags::UNINIT);
@@ -523,26 +526,27 @@ impl Env<'_> {
         self.mark_precise(n)
     }
 
-    fn check_timer(&mut self, n: u8, meta: &mut CallMeta) -> Check {
+    /// Register `n` points to the field of this kind in a map value.
+    pub(crate) fn check_map_field(&mut self, n: u8, kind: FieldKind) -> Check {
         let reg = *self.reg(n);
+        let name = kind.name();
         let Some(var) = reg.bounds.const_value() else {
-            let text = "doesn't have constant offset. bpf_timer has to be at the constant offset";
+            let text = format!("doesn't have constant offset. {name} has to be at the constant offset");
             return Err(reject!(self, EINVAL, "R{n} {text}"));
         };
         let Some(shape) = self.map_of(&reg) else { return Err(crate::env::internal!(self, "R{n} without map")) };
-        let Some(field) = shape.field(FieldKind::Timer) else {
+        let Some(field) = shape.field(kind) else {
+            let map = &shape.name;
             if shape.btf_value_type_id == 0 {
-                let map = &shape.name;
-                return Err(reject!(self, EINVAL, "map '{map}' has to have BTF in order to use bpf_timer"));
+                return Err(reject!(self, EINVAL, "map '{map}' has to have BTF in order to use {name}"));
             }
-            return Err(reject!(self, EINVAL, "map '{}' has no valid bpf_timer", shape.name));
+            return Err(reject!(self, EINVAL, "map '{map}' has no valid {name}"));
         };
         let at = i64::from(reg.off).wrapping_add(var.cast_signed());
         if at != i64::from(field.offset) {
             let want = field.offset;
-            return Err(reject!(self, EINVAL, "off {at} doesn't point to 'struct bpf_timer' that is at {want}"));
+            return Err(reject!(self, EINVAL, "off {at} doesn't point to 'struct {name}' that is at {want}"));
         }
-        meta.map = Some(reg);
         Ok(())
     }
 

@@ -34,6 +34,7 @@ impl Env<'_> {
         let mut callee = Frame::new(at, number, sub);
         self.set_callback_args(kind, &mut callee)?;
         callee.callback = Some(kind);
+        callee.locks_before = self.cur.res.locks;
         let queued = self.push_branch(start, at, false)?;
         let caller = queued.depth();
         queued.frames.push(Rc::new(callee));
@@ -114,8 +115,7 @@ impl Env<'_> {
     }
 
     fn identify_locked_value(&mut self, reg: &mut Reg) {
-        let locked = self.map_of(reg).is_some_and(|m| m.field(crate::spec::FieldKind::SpinLock).is_some());
-        if locked {
+        if self.map_of(reg).is_some_and(crate::spec::MapShape::has_lock) {
             reg.id = self.new_id();
         }
     }

@@ -5,10 +5,12 @@
 //! counterpart: `process_kf_arg_ptr_to_graph_root`, `process_kf_arg_ptr_to_graph_node`, `ref_convert_owning_non_owning`,
 //! kernel/bpf/verifier.c, 6.18.
 
+use skep_abi::Errno;
+
 use crate::check::kfunc_arg::KfuncMeta;
 use crate::env::{Check, Env, reject};
 use crate::spec::{FieldKind, FieldTarget};
-use crate::state::frame::{Callback, RefKind};
+use crate::state::frame::{Callback, Frame, RefKind};
 use crate::state::reg::{Base, Extra, Reg, RegType, flags};
 
 impl Env<'_> {
@@ -42,8 +44,9 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "{name} not found at offset={off}"));
         };
         if !self.lock_is_held(&reg)? {
-            let lock = record.iter().find(|f| matches!(f.kind, FieldKind::SpinLock | FieldKind::ResSpinLock));
-            let lock = lock.map_or(-1, |f| i64::from(f.offset));
+            // The kernel does not look where a `bpf_res_spin_lock` is.
+            let lock = record.iter().find(|f| f.kind == FieldKind::SpinLock);
+            let lock = lock.map_or(-i64::from(Errno::EINVAL.0), |f| i64::from(f.offset));
             return Err(reject!(self, EINVAL, "bpf_spin_lock at off={lock} must be held for {name}"));
         }
         if self.map_of(&reg).is_some_and(|shape| shape.map_type != skep_abi::MapType::Array) {
@@ -62,7 +65,8 @@ impl Env<'_> {
             return Ok(false);
         }
         let object = Self::lock_object(reg);
-        let held = self.cur.res.refs.iter().any(|r| r.id == reg.id && r.kind == RefKind::Lock { object });
+        let same = |kind: RefKind| matches!(kind, RefKind::Lock { object: of } | RefKind::ResLock { object: of, .. } if of == object);
+        let held = self.cur.res.refs.iter().any(|r| r.id == reg.id && same(r.kind));
         if !held {
             self.note("held lock and object are not in the same allocation");
         }
@@ -126,7 +130,12 @@ impl Env<'_> {
     /// The running function, or one that called it, orders a tree for `bpf_rbtree_add`. The kernel looks at the running
     /// function alone, though the tree is being changed below all that the callback calls.
     pub(crate) fn in_tree_callback(&self) -> bool {
-        self.cur.frames.iter().any(|frame| frame.callback == Some(Callback::Rbtree))
+        self.tree_callback().is_some()
+    }
+
+    /// The frame of the function that orders a tree, if one runs.
+    pub(crate) fn tree_callback(&self) -> Option<&Frame> {
+        self.cur.frames.iter().map(AsRef::as_ref).find(|frame| frame.callback == Some(Callback::Rbtree))
     }
 
     /// The node in r2 goes into a list or tree, which owns it from now on.
@@ -206,63 +215,6 @@ impl Env<'_> {
         self.facts_mut().object.join(Some(u64::from(field.offset)));
         meta.object = reg.extra;
         meta.owning = !reg.ty.is_non_owning();
-        Ok(())
-    }
-
-    /// `bpf_spin_lock` and `bpf_spin_unlock` on the lock that register `n` points to.
-    pub(crate) fn process_spin_lock(&mut self, n: u8, lock: bool) -> Check {
-        let reg = *self.reg(n);
-        if self.in_tree_callback() {
-            return Err(reject!(self, EACCES, "can't spin_{{lock,unlock}} in rbtree cb"));
-        }
-        let Some(var) = reg.bounds.const_value() else {
-            let text = "doesn't have constant offset. bpf_spin_lock has to be at the constant offset";
-            return Err(reject!(self, EINVAL, "R{n} {text}"));
-        };
-        let shape = self.map_of(&reg);
-        if let Some(shape) = shape
-            && shape.btf_value_type_id == 0
-        {
-            let map = &shape.name;
-            return Err(reject!(self, EINVAL, "map '{map}' has to have BTF in order to use bpf_spin_lock"));
-        }
-        let Some(field) = self.record_of(&reg).iter().copied().find(|f| f.kind == FieldKind::SpinLock) else {
-            let (what, name) = shape.map_or(("local", "kptr"), |shape| ("map", shape.name.as_ref()));
-            return Err(reject!(self, EINVAL, "{what} '{name}' has no valid bpf_spin_lock"));
-        };
-        let at = i64::from(reg.off).wrapping_add(var.cast_signed());
-        if at != i64::from(field.offset) {
-            let want = field.offset;
-            return Err(reject!(self, EINVAL, "off {at} doesn't point to 'struct bpf_spin_lock' that is at {want}"));
-        }
-        let kind = RefKind::Lock { object: Self::lock_object(&reg) };
-        if lock { self.take_lock(kind, reg.id) } else { self.release_lock(kind, reg.id) }
-    }
-
-    fn take_lock(&mut self, kind: RefKind, id: u32) -> Check {
-        if self.cur.res.locks > 0 {
-            return Err(reject!(self, EINVAL, "Locking two bpf_spin_locks are not allowed"));
-        }
-        let insn = self.insn;
-        let res = self.cur.res_mut();
-        res.locks += 1;
-        res.refs.push(crate::state::frame::Reference { kind, id, insn });
-        Ok(())
-    }
-
-    fn release_lock(&mut self, kind: RefKind, id: u32) -> Check {
-        let held = self.cur.res.refs.iter().rposition(|r| matches!(r.kind, RefKind::Lock { .. }));
-        let Some(held) = held else {
-            return Err(reject!(self, EINVAL, "bpf_spin_unlock without taking a lock"));
-        };
-        let taken = self.cur.res.refs[held];
-        if taken.id != id || taken.kind != kind {
-            return Err(reject!(self, EINVAL, "bpf_spin_unlock of different lock"));
-        }
-        let res = self.cur.res_mut();
-        res.refs.remove(held);
-        res.locks -= 1;
-        self.invalidate_non_owning();
         Ok(())
     }
 

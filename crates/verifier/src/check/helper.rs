@@ -10,8 +10,8 @@ use skep_abi::MapType;
 use skep_abi::helper::{self, Allowed, ArgKind, HelperProto, RetKind, TypeFlags};
 
 use crate::check::arg::CallMeta;
+use crate::check::lock::LockCall;
 use crate::env::{Check, Env, reject};
-use crate::spec::FieldKind;
 use crate::state::bounds::Interval;
 use crate::state::frame::Callback;
 use crate::state::reg::{Base, Extra, Reg, RegType, flags};
@@ -334,7 +334,7 @@ impl Env<'_> {
                 let known = id == MAP_LOOKUP && meta.key_in_range && self.options.profile.known_keys;
                 let null = if known { 0 } else { null };
                 let mut reg = Reg::pointer(RegType::of(Base::MapValue).with(null), map.extra);
-                if null == 0 && self.map_of(&map).is_some_and(|m| m.field(FieldKind::SpinLock).is_some()) {
+                if null == 0 && self.map_of(&map).is_some_and(crate::spec::MapShape::has_lock) {
                     reg.id = self.new_id();
                 }
                 reg
@@ -417,8 +417,8 @@ impl Env<'_> {
     /// The lock helpers' argument.
     pub(crate) fn check_lock_arg(&mut self, id: i32, n: u8) -> Check {
         match id {
-            SPIN_LOCK => self.process_spin_lock(n, true),
-            SPIN_UNLOCK => self.process_spin_lock(n, false),
+            SPIN_LOCK => self.process_lock(n, LockCall { takes: true, resilient: false, irq: false }),
+            SPIN_UNLOCK => self.process_lock(n, LockCall { takes: false, resilient: false, irq: false }),
             _ => Err(crate::env::internal!(self, "lock argument of helper {id}")),
         }
     }

@@ -8,26 +8,11 @@ use skep_abi::kfunc::{Iter, KfuncRet, flags as kf};
 
 use crate::check::Access;
 use crate::check::kfunc_arg::KfuncMeta;
-use crate::check::stack::place;
 use crate::env::{Check, Env, reject};
 use crate::state::reg::{Base, Extra, IterState, Reg, RegType, flags};
 use crate::state::stack::{ByteKind, SLOT, Slot};
 
 impl Env<'_> {
-    /// Main slot of the iterator at argument `n`; `None` if the pointer cannot name one.
-    fn iter_slot(&self, n: u8, slots: usize) -> Option<(usize, usize)> {
-        let reg = self.reg(n);
-        if reg.base() != Base::Stack {
-            return None;
-        }
-        let off = i64::from(reg.off).checked_add(reg.bounds.const_value()?.cast_signed())?;
-        if off % 8 != 0 || !(-512..0).contains(&off) {
-            return None;
-        }
-        let slot = place(off).0;
-        (slot + 1 >= slots).then_some((reg.frame(), slot))
-    }
-
     /// An iterator argument: made, looked at or destroyed, as the function does.
     pub(crate) fn check_iter_arg(&mut self, n: u8, iter: Iter, meta: &mut KfuncMeta) -> Check<(usize, usize)> {
         if self.reg(n).base() != Base::Stack {
@@ -44,30 +29,17 @@ impl Env<'_> {
         Ok((frame, slot))
     }
 
-    fn note_iter_offset(&mut self, n: u8) {
-        let reg = *self.reg(n);
-        if reg.bounds.is_const() {
-            let off = i64::from(reg.off).wrapping_add(reg.bounds.var_off.value.cast_signed());
-            self.note(&format!("cannot pass in iter at an offset={off}"));
-        } else {
-            self.note("iter has to be at a constant offset");
-        }
-    }
-
     /// `bpf_iter_*_new`: makes the iterator.
     fn iter_new(&mut self, n: u8, iter: Iter) -> Check<(usize, usize)> {
         let reg = *self.reg(n);
         self.check_not_below_stack(n, &reg)?;
         let slots = usize::from(iter.slots);
-        let found = self.iter_slot(n, slots);
+        let found = self.stack_object(n, "iter", slots);
         let special = |env: &Self, frame: usize, slot: usize| {
             let stack = &env.cur.frames[frame].stack;
             (0..slots).any(|i| stack.get(slot - i).is_some_and(|s| s.bytes.contains(&ByteKind::Iter)))
         };
         let Some((frame, slot)) = found.filter(|&(frame, slot)| !special(self, frame, slot)) else {
-            if found.is_none() {
-                self.note_iter_offset(n);
-            }
             return Err(reject!(self, EINVAL, "expected uninitialized iter_{} as arg #{}", iter.name, n - 1));
         };
         let Some(r) = skep_abi::Reg::new(n) else { return Err(crate::env::internal!(self, "argument {n}")) };
@@ -90,7 +62,7 @@ impl Env<'_> {
     /// The live iterator of argument `n`.
     fn live_iter(&mut self, n: u8, iter: Iter) -> Check<(usize, usize)> {
         let slots = usize::from(iter.slots);
-        let found = self.iter_slot(n, slots);
+        let found = self.stack_object(n, "iter", slots);
         let live = found.filter(|&(frame, slot)| {
             (0..slots).all(|i| {
                 self.cur.frames[frame].stack.get(slot - i).is_some_and(|s| {
@@ -101,9 +73,6 @@ impl Env<'_> {
             })
         });
         let Some((frame, slot)) = live else {
-            if found.is_none() {
-                self.note_iter_offset(n);
-            }
             return Err(reject!(self, EINVAL, "expected an initialized iter_{} as arg #{}", iter.name, n - 1));
         };
         for i in 0..slots {

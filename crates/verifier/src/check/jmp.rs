@@ -331,8 +331,7 @@ fn may_hold_lock(known: Known<'_>, reg: &Reg) -> bool {
     if reg.base() != Base::MapValue {
         return reg.ty.is_alloc() && matches!(reg.extra, Extra::Btf(id) if known.locked.contains(&id));
     }
-    let locks = [FieldKind::SpinLock, FieldKind::ResSpinLock];
-    shape_of(known.maps, reg).is_some_and(|s| locks.into_iter().any(|kind| s.field(kind).is_some()))
+    shape_of(known.maps, reg).is_some_and(MapShape::has_lock)
 }
 
 fn mark_null(known: Known<'_>, state: &mut State, reg: u8, is_null: bool) {

@@ -14,6 +14,8 @@ use crate::spec::{FieldKind, FieldTarget, ObjectType};
 use crate::state::frame::Callback;
 use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
 
+const WQ_SET_CALLBACK: &str = "bpf_wq_set_callback_impl";
+
 /// Functions that this engine runs.
 pub(crate) const RUNNABLE: &[&str] = &[
     "bpf_iter_num_new",
@@ -38,6 +40,12 @@ pub(crate) const RUNNABLE: &[&str] = &[
     "bpf_dynptr_copy",
     "bpf_dynptr_memset",
     "bpf_throw",
+    "bpf_res_spin_lock",
+    "bpf_res_spin_lock_irqsave",
+    "bpf_res_spin_unlock",
+    "bpf_res_spin_unlock_irqrestore",
+    "bpf_local_irq_save",
+    "bpf_local_irq_restore",
     "bpf_obj_new_impl",
     "bpf_obj_drop_impl",
     "bpf_refcount_acquire_impl",
@@ -91,7 +99,8 @@ impl Env<'_> {
         let Some(proto) = self.allowed_kfunc(id) else { return CallTraits::default() };
         CallTraits {
             iter_next: proto.has(kf::ITER_NEXT),
-            sync_callback: proto.args.contains(&KfuncArg::Callback),
+            sync_callback: proto.args.contains(&KfuncArg::Callback) && proto.name != WQ_SET_CALLBACK,
+            async_callback: proto.name == WQ_SET_CALLBACK,
             might_sleep: proto.has(kf::SLEEPABLE),
             throws: proto.name == "bpf_throw",
             ..CallTraits::default()
@@ -105,7 +114,7 @@ impl Env<'_> {
 
     /// Whether it may be called while a lock is held.
     pub(crate) fn kfunc_allowed_under_lock(&self, id: i32) -> bool {
-        self.kfunc(id).is_some_and(|proto| proto.has(kf::GRAPH | kf::NUM))
+        self.kfunc(id).is_some_and(|proto| proto.has(kf::GRAPH | kf::NUM | kf::LOCK))
     }
 
     /// Whether the function at this slot is `bpf_throw`.
@@ -124,6 +133,7 @@ impl Env<'_> {
             return Err(reject!(self, EACCES, "calling kernel function {name} is not allowed"));
         };
         let name = proto.name;
+        self.push_lock_failure(name)?;
         if proto.has(kf::SLEEPABLE) && !self.cur.sleepable {
             let text = "program must be sleepable to call sleepable kfunc";
             return Err(reject!(self, EACCES, "{text} {name}"));
@@ -133,8 +143,10 @@ impl Env<'_> {
         }
         let mut meta = KfuncMeta::new(proto);
         self.check_kfunc_args(&mut meta)?;
-        if name == "bpf_rbtree_add_impl" {
-            self.push_callback(Callback::Rbtree, meta.callback)?;
+        match name {
+            "bpf_rbtree_add_impl" => self.push_callback(Callback::Rbtree, meta.callback)?,
+            WQ_SET_CALLBACK => self.push_callback(Callback::Workqueue, meta.callback)?,
+            _ => {}
         }
         self.check_sections(proto)?;
         self.release_kfunc_argument(&meta)?;
@@ -216,7 +228,10 @@ impl Env<'_> {
         let mut r0 = match proto.ret {
             KfuncRet::Void => return Ok(()),
             KfuncRet::Scalar => {
-                self.set_unknown(0);
+                match self.lock_result(proto.name) {
+                    Some(done) => self.set_reg(0, done),
+                    None => self.set_unknown(0),
+                }
                 return Ok(());
             }
             KfuncRet::Mem(size) => {
@@ -325,6 +340,7 @@ impl Env<'_> {
                 kind => matches!(
                     kind,
                     FieldKind::SpinLock
+                        | FieldKind::ResSpinLock
                         | FieldKind::ListHead
                         | FieldKind::ListNode
                         | FieldKind::RbRoot

@@ -12,7 +12,7 @@ use crate::check::arg::{CallMeta, may_have_offset};
 use crate::env::{Check, Env, reject};
 use crate::print::type_name;
 use crate::spec::{FieldKind, RecordField};
-use crate::state::reg::{Base, DynptrKind, Extra, Reg, flags};
+use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
 
 /// What the arguments of one call have said so far.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct KfuncMeta {
     pub(crate) callback: u32,
     /// Frame and main slot of the iterator.
     pub(crate) iter: (usize, usize),
+    /// The map value with the work queue.
+    pub(crate) queue: Option<Reg>,
 }
 
 impl KfuncMeta {
@@ -57,6 +59,7 @@ impl KfuncMeta {
             inserts: false,
             callback: 0,
             iter: (0, 0),
+            queue: None,
         }
     }
 }
@@ -78,7 +81,7 @@ impl Env<'_> {
             let reg = *self.reg(n);
             // No memory at all may be anywhere.
             let nullable = match arg {
-                KfuncArg::DynptrOrNull | KfuncArg::MemSizedOrNull => true,
+                KfuncArg::DynptrOrNull | KfuncArg::MemSizedOrNull | KfuncArg::Callback => true,
                 KfuncArg::MemSized => self.reg(n + 1).is_null(),
                 _ => false,
             };
@@ -164,6 +167,10 @@ impl Env<'_> {
                 meta.callback = sub;
                 self.facts_mut().callback.join(Some(u64::from(sub)));
             }
+            KfuncArg::ResLock => self.check_res_lock(n, meta)?,
+            KfuncArg::IrqFlag => self.check_irq_flag(n, meta)?,
+            KfuncArg::Workqueue => self.check_workqueue(n, meta)?,
+            KfuncArg::Map => self.check_map_of_queue(n, meta)?,
             KfuncArg::Object(name) => self.check_kernel_object(n, name, meta)?,
             KfuncArg::Mem(size, _) => {
                 self.refuse_object_as_memory(n, reg, meta)?;
@@ -171,6 +178,35 @@ impl Env<'_> {
             }
             KfuncArg::MemSized | KfuncArg::MemSizedOrNull => self.check_sized_memory(n, reg, arg, meta)?,
             KfuncArg::Scalar | KfuncArg::Constant | KfuncArg::Ignored | KfuncArg::Size(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A work queue in a map value.
+    fn check_workqueue(&mut self, n: u8, meta: &mut KfuncMeta) -> Check {
+        let reg = *self.reg(n);
+        if reg.ty != RegType::of(Base::MapValue) {
+            return Err(reject!(self, EINVAL, "arg#{} doesn't point to a map value", n - 1));
+        }
+        self.check_map_field(n, FieldKind::Workqueue)?;
+        meta.queue = Some(reg);
+        Ok(())
+    }
+
+    /// The map that a work queue is in.
+    fn check_map_of_queue(&mut self, n: u8, meta: &KfuncMeta) -> Check {
+        let reg = *self.reg(n);
+        let Extra::Map { uid: map_uid, .. } = reg.extra else {
+            return Err(reject!(self, EINVAL, "pointer in R{n} isn't map pointer"));
+        };
+        if let Some(Reg { extra: Extra::Map { uid, .. }, .. }) = meta.queue.filter(|queue| !Self::same_map(queue, &reg))
+        {
+            let text = format!("map_uid={uid} doesn't match map pointer in R2 map_uid={map_uid}");
+            return Err(reject!(self, EINVAL, "workqueue pointer in R1 {text}"));
+        }
+        if reg.ty != RegType::of(Base::ConstMap) {
+            let (have, want) = (type_name(reg.ty), type_name(RegType::of(reg.base())));
+            return Err(reject!(self, EINVAL, "arg#{} is {have} expected {want} or socket", n - 1));
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ pub(crate) mod kfunc;
 pub(crate) mod kfunc_arg;
 pub(crate) mod kptr;
 pub(crate) mod legacy;
+pub(crate) mod lock;
 pub(crate) mod map_helper;
 pub(crate) mod mem;
 pub(crate) mod packet;

@@ -54,6 +54,8 @@ pub struct Frame {
     pub callback_ret: Interval<i64>,
     /// It runs as a synchronous callback.
     pub callback: Option<Callback>,
+    /// Locks that were held when it was entered as one.
+    pub locks_before: u32,
     /// It runs as an asynchronous callback.
     pub in_async: bool,
     /// It runs as the exception callback.
@@ -77,6 +79,7 @@ impl Frame {
             async_entry: 0,
             callback_ret: Interval { min: 0, max: 0 },
             callback: None,
+            locks_before: 0,
             in_async: false,
             in_exception: false,
             callback_depth: 0,
@@ -101,8 +104,23 @@ pub enum RefKind {
         /// Identity of the locked object.
         object: Extra,
     },
+    /// A lock that may refuse to be taken, on the object with this identity.
+    ResLock {
+        /// Identity of the locked object.
+        object: Extra,
+        /// Taken with interrupts off.
+        irq: bool,
+    },
     /// Saved interrupt flags.
     Irq,
+}
+
+impl RefKind {
+    /// Whether it is a lock of any kind.
+    #[must_use]
+    pub const fn is_lock(self) -> bool {
+        matches!(self, Self::Lock { .. } | Self::ResLock { .. })
+    }
 }
 
 /// An outstanding reference.
@@ -121,7 +139,7 @@ pub struct Reference {
 pub struct Resources {
     /// In order of acquisition.
     pub refs: Vec<Reference>,
-    /// Spin locks held.
+    /// Locks held.
     pub locks: u32,
     /// `bpf_preempt_disable` depth.
     pub preempt: u32,

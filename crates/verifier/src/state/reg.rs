@@ -208,6 +208,11 @@ pub enum Extra {
         /// Times `next` was called on this path.
         depth: u32,
     },
+    /// Saved interrupt flags.
+    Irq {
+        /// Saved by the function that took a lock.
+        of_lock: bool,
+    },
     /// Callback subprogram.
     Func(u32),
 }
