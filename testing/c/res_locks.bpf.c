@@ -716,6 +716,25 @@ int bad_irq_misaligned(struct __sk_buff *skb)
 }
 
 SEC("tc")
+int bad_irq_below_the_stack(struct __sk_buff *skb)
+{
+	char room[8], *below = room;
+
+	asm volatile("%0 += -520" : "+r"(below));
+	bpf_local_irq_save((void *)below);
+	return 0;
+}
+
+SEC("tc")
+int bad_irq_variable_offset(struct __sk_buff *skb)
+{
+	char room[32];
+
+	bpf_local_irq_save((void *)&room[skb->mark & 8]);
+	return 0;
+}
+
+SEC("tc")
 int bad_irq_of_a_lock(struct __sk_buff *skb)
 {
 	unsigned long flags;

@@ -179,6 +179,8 @@ impl Env<'_> {
     }
 
     fn save_irq(&mut self, n: u8, of_lock: bool) -> Check {
+        let reg = *self.reg(n);
+        self.check_not_below_stack(n, &reg)?;
         let found = self.stack_object(n, "irq_flag", 1);
         let taken = |env: &Self, frame: usize, slot: usize| {
             env.cur.frames[frame].stack.get(slot).is_some_and(|s| s.bytes.contains(&ByteKind::IrqFlag))
