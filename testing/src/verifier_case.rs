@@ -13,7 +13,7 @@
 //!                                    in its first two fields)
 //! profile: 6.18                     (optional: `6.18` or `7.3`; else what skep verifies by)
 //! skip kernel: REASON               (optional: the running kernel is not asked)
-//! map m: hash 4 8 16 flags=0x80 contents=01020304
+//! map m: hash 4 8 16 flags=0x80 extra=0 contents=01020304
 //! ---
 //! r0 = 0
 //! exit
@@ -53,6 +53,8 @@ pub struct CaseMap {
     pub contents: Option<Vec<u8>>,
     /// The map that is the template of its values.
     pub inner: Option<String>,
+    /// `map_extra`: of an arena, where user space has it.
+    pub extra: u64,
 }
 
 /// A parsed vector.
@@ -201,12 +203,13 @@ fn parse_map(name: &str, value: &str) -> Result<CaseMap, String> {
         word.parse().map_err(|_| format!("number '{word}'"))
     };
     let sizes = (number()?, number()?, number()?);
-    let mut map = CaseMap { name: name.to_owned(), map_type, sizes, flags: 0, contents: None, inner: None };
+    let mut map = CaseMap { name: name.to_owned(), map_type, sizes, flags: 0, contents: None, inner: None, extra: 0 };
     for word in words {
         match word.split_once('=') {
             Some(("flags", v)) => {
                 map.flags = u32::from_str_radix(v.trim_start_matches("0x"), 16).map_err(|e| e.to_string())?;
             }
+            Some(("extra", v)) => map.extra = u64::from_str_radix(v, 16).map_err(|e| e.to_string())?,
             Some(("inner", v)) => map.inner = Some(v.to_owned()),
             Some(("contents", v)) => {
                 let byte = |i: usize| u8::from_str_radix(v.get(i..i + 2).unwrap_or("?"), 16).map_err(|e| e.to_string());
@@ -224,6 +227,7 @@ impl Case {
         let mut shape = MapShape::new(map.map_type, key, value, entries);
         shape.name = Cow::Borrowed(&map.name);
         shape.flags = map.flags;
+        shape.user_start = map.extra;
         shape.frozen = map.contents.is_some();
         // What a per-CPU map holds is no constant.
         shape.contents = map.contents.as_deref().filter(|_| !map.map_type.is_percpu()).map(Cow::Borrowed);
@@ -311,6 +315,14 @@ impl Case {
     /// # Errors
     /// A map cannot be made.
     pub fn kernel(&self, log_level: u32) -> Result<(Outcome, String), String> {
+        Ok(self.load(&self.create_maps()?, log_level))
+    }
+
+    /// The vector's maps in the running kernel.
+    ///
+    /// # Errors
+    /// A map cannot be made.
+    pub fn create_maps(&self) -> Result<Vec<Map>, String> {
         let mut maps: Vec<Map> = Vec::new();
         for map in &self.maps {
             let (key, value, entries) = map.sizes;
@@ -323,6 +335,7 @@ impl Case {
                 flags: map.flags,
                 name: &map.name,
                 inner_map: inner,
+                map_extra: map.extra,
                 ..MapCreate::new(map.map_type, key, value, entries)
             };
             let created = create.create().map_err(|e| format!("map {}: {e}", map.name))?;
@@ -332,6 +345,12 @@ impl Case {
             }
             maps.push(created);
         }
+        Ok(maps)
+    }
+
+    /// What the running kernel says of the program with these maps, and its log.
+    #[must_use]
+    pub fn load(&self, maps: &[Map], log_level: u32) -> (Outcome, String) {
         let mut insns = self.insns.clone();
         let mut at = 0;
         while at < insns.len() {
@@ -358,10 +377,10 @@ impl Case {
             flags: self.flags,
             ..ProgLoad::new(self.prog_type, &insns)
         };
-        Ok(match load.load() {
+        match load.load() {
             Ok(loaded) => (Outcome::Accept, loaded.log),
             Err(failure) => (Outcome::Reject(failure.errno, last_line(&failure.log)), failure.log),
-        })
+        }
     }
 
     /// The vector with this outcome in its last part.

@@ -83,8 +83,11 @@ fn run(object: &Object, program: &str, mode: Mode) -> Option<u32> {
     let program = loaded.program(program).unwrap();
     let result = match program.prog_type() {
         ProgType::Xdp => program.run(&mut Xdp::packet(&packet()).build().unwrap()),
-        ProgType::Syscall | ProgType::Kprobe => return None,
+        ProgType::Kprobe => return None,
+        // What these do depends on whose memory they ask for.
+        ProgType::Syscall if program.name().starts_with("ok_verdict_") => return None,
         ProgType::Tracepoint => program.run(&mut Syscall::bytes(&[0; 64])),
+        ProgType::Syscall => program.run(&mut Syscall::bytes(&[])),
         prog_type => program.run(&mut Skb::packet(&packet()).build(prog_type).unwrap()),
     };
     let result = result.unwrap_or_else(|error| panic!("{} ({mode:?}): {error}", program.name()));
@@ -116,11 +119,15 @@ fn results_are_the_same_everywhere() {
                 }
                 let data = packet();
                 let run = TestRun { data: &data, data_out: 512, repeat: 1, ..TestRun::default() };
-                assert_eq!(result, loaded.prog.test_run(&run).unwrap().retval, "{name}: ours, the kernel's");
+                let theirs = match program.sec.as_ref().map(|sec| sec.prog_type) {
+                    Some(ProgType::Syscall) => loaded.prog.run_syscall(&mut []).unwrap(),
+                    _ => loaded.prog.test_run(&run).unwrap().retval,
+                };
+                assert_eq!(result, theirs, "{name}: ours, the kernel's");
             }
         }
     }
-    assert!(ran >= 35, "only {ran} programs ran");
+    assert!(ran >= 55, "only {ran} programs ran");
     // Engines, maps and programs are gone: whatever the programs left in lists and maps is freed with them.
     let deadline = Instant::now() + Duration::from_secs(20);
     while skep_runtime::object::interpreted_objects() > 0 && Instant::now() < deadline {

@@ -103,8 +103,30 @@ pub enum MapAccess {
         /// Its address.
         lookup: u64,
     },
+    /// Memory that pointers of 32 bits lead into.
+    Arena {
+        /// Where a pointer of 0 would lead: a multiple of 4 GiB. The table of pages lies below ([`ArenaTable`]).
+        base: u64,
+        /// The address of the first page, as user space knows it: base, and a low half.
+        start: u64,
+    },
     /// Helpers only.
     Opaque,
+}
+
+/// Where the table of an arena's pages is, which has a byte for each that is not 0 if the page is there.
+#[derive(Clone, Copy, Debug)]
+pub struct ArenaTable;
+
+impl ArenaTable {
+    /// What is added to the place of a byte, counted from the arena's base, before its page is numbered.
+    pub const GUARD: i32 = 1 << 16;
+    /// Bytes of the table.
+    pub const BYTES: i32 = 0x0010_1000;
+    /// The table's first byte, counted from the arena's base.
+    pub const OFFSET: i32 = -(Self::BYTES + Self::GUARD);
+    /// Bits of a place in a page.
+    pub const PAGE_BITS: u8 = 12;
 }
 
 /// Byte offsets in a prog array's object (at [`MapLayout::object`]), for tail calls through a map not known at load.

@@ -15,7 +15,7 @@ mod x64;
 
 pub use error::JitError;
 pub use image::{Image, ImageSubprog, PatchSite, Reloc, RelocKind, RelocTarget, SiteKind};
-pub use layout::{Layout, MapAccess, MapLayout, ProgArrayObject, Role, StatsLayout, TscScale};
+pub use layout::{ArenaTable, Layout, MapAccess, MapLayout, ProgArrayObject, Role, StatsLayout, TscScale};
 pub use options::{Arch, CpuFeatures, Options};
 
 use skep_verifier::Xlated;

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use skep_abi::map_flags::{
-    BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_NUMA_NODE, BPF_F_PRESERVE_ELEMS,
-    BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_WRONLY, BPF_F_WRONLY_PROG, BPF_F_ZERO_SEED,
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_COMMON_LRU, BPF_F_NO_PREALLOC, BPF_F_NO_USER_CONV, BPF_F_NUMA_NODE,
+    BPF_F_PRESERVE_ELEMS, BPF_F_RDONLY, BPF_F_RDONLY_PROG, BPF_F_SEGV_ON_FAULT, BPF_F_WRONLY, BPF_F_WRONLY_PROG,
+    BPF_F_ZERO_SEED,
 };
 use skep_abi::{Errno, MapType};
 use skep_runtime::map::{Map, MapSpec, Slot};
@@ -464,6 +465,7 @@ fn creation() {
         MapType::DevmapHash,
         MapType::Cpumap,
         MapType::Xskmap,
+        MapType::Arena,
     ];
     let all_flags = [
         0,
@@ -485,6 +487,8 @@ fn creation() {
         1 << 5,
         1 << 9,
         1 << 13,
+        BPF_F_SEGV_ON_FAULT,
+        BPF_F_NO_USER_CONV,
         1 << 19,
         1 << 20,
         1 << 31,
@@ -520,13 +524,18 @@ fn creation() {
             let base = match map_type {
                 MapType::Queue | MapType::Stack | MapType::BloomFilter => MapSpec::new(map_type, 0, 4, 4),
                 MapType::Ringbuf => MapSpec::new(map_type, 0, 0, 4096),
+                MapType::Arena => MapSpec::new(map_type, 0, 0, 4).flags(BPF_F_MMAPABLE),
                 MapType::LpmTrie => MapSpec::new(map_type, 8, 4, 4).flags(BPF_F_NO_PREALLOC),
                 _ => MapSpec::new(map_type, 4, 4, 4),
             };
             let flags = base.flags | flags;
             compare(&base.flags(flags));
         }
-        let flags = if map_type == MapType::LpmTrie { BPF_F_NO_PREALLOC } else { 0 };
+        let flags = match map_type {
+            MapType::LpmTrie => BPF_F_NO_PREALLOC,
+            MapType::Arena => BPF_F_MMAPABLE,
+            _ => 0,
+        };
         for key_size in [0, 1, 4, 5, 8, 260, 261, 4096, 1 << 16, (4 << 20) - 60, 4 << 20, u32::MAX] {
             for value_size in [0, 1, 4, 8, 9, 4096, (32 << 10) - 7, 32 << 10, (32 << 10) + 1, 1 << 31, u32::MAX] {
                 for max_entries in [0, 1, 3, 4096] {
@@ -569,6 +578,16 @@ fn creation() {
             let mut spec = MapSpec::new(map_type, 0, 4, 4);
             spec.map_extra = extra;
             compare(&spec);
+        }
+        for pages in [0, 1, 4, 1 << 19, 1 << 20, (1 << 20) + 1, u32::MAX] {
+            let top = !0xfff_u64;
+            for extra in [0, 1, 0x800, 0x1000, 1 << 31, 0xffff_f000, 1 << 44, (1 << 44) - 0x1000, 1 << 63, top] {
+                if map_type == MapType::Arena {
+                    let mut spec = MapSpec::new(map_type, 0, 0, pages).flags(flags);
+                    spec.map_extra = extra;
+                    compare(&spec);
+                }
+            }
         }
     }
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));

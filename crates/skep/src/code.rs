@@ -112,6 +112,7 @@ pub(crate) fn map_layout(map: &Map) -> MapLayout {
         MapAccessInfo::Array { values, stride, max_entries } => MapAccess::Array { values, stride, max_entries },
         MapAccessInfo::PerCpuArray { off, stride, max_entries } => MapAccess::PerCpuArray { off, stride, max_entries },
         MapAccessInfo::ProgArray { targets, max_entries } => MapAccess::ProgArray { targets, max_entries },
+        MapAccessInfo::Arena { base, start } => MapAccess::Arena { base, start },
         MapAccessInfo::Hash { lookup } => MapAccess::Hash { lookup },
         // Opaque, and whatever the code generator does not know yet.
         _ => MapAccess::Opaque,

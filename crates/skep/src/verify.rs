@@ -225,6 +225,7 @@ impl Object {
                 value_size: map.value_size,
                 max_entries: map.max_entries,
                 flags: map.map_flags | if read_only { RDONLY_PROG } else { 0 },
+                user_start: MapShape::user_start_of(map_type, map.map_extra),
                 frozen: read_only,
                 contents: if read_only { map.initial_value() } else { None },
                 record: Cow::Borrowed(record),

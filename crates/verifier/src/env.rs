@@ -74,6 +74,8 @@ pub(crate) struct InsnAux {
     pub(crate) saves: u32,
     /// Ways a conditional jump went: bit 0 taken, bit 1 not.
     pub(crate) branch_seen: u8,
+    /// 64-bit arithmetic was seen on something else than pointers into the arena.
+    pub(crate) other_alu: bool,
     /// How an addition to a pointer is masked.
     pub(crate) mask: Option<crate::check::sanitize::Mask>,
     /// No speculation goes on here, before it or after it.
@@ -165,6 +167,8 @@ pub(crate) struct Env<'a> {
     pub(crate) buffers: Buffers,
     /// Structs that objects are made of.
     pub(crate) made: Vec<u32>,
+    /// The program's arena: index in its maps.
+    pub(crate) arena: Option<u32>,
     /// Unknown numbers were added to pointers: states are covered by such with the same numbers only, so that every path shows
     /// how it is masked.
     pub(crate) explores_limits: bool,

@@ -13,6 +13,9 @@ use crate::env::{Check, Env, reject};
 use crate::spec::{FieldKind, MapShape};
 use crate::verified::RejectionKind;
 
+/// Bytes of a page of an arena.
+const ARENA_PAGE: u64 = 4096;
+
 /// Maps that one program may use.
 const MAX_USED_MAPS: usize = 64;
 
@@ -67,6 +70,9 @@ impl Env<'_> {
                 }
                 used.push(index);
                 self.check_map_prog(shape)?;
+                if shape.map_type == MapType::Arena {
+                    self.check_arena(index, shape)?;
+                }
             }
             if value {
                 self.check_direct_value(shape, second.imm.cast_unsigned())?;
@@ -82,14 +88,21 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "direct value offset of {off} is not allowed"));
         }
         let percpu = shape.map_type == MapType::PercpuArray && self.options.profile.percpu_direct;
-        if !percpu && !matches!(shape.map_type, MapType::Array | MapType::Arena) {
+        let arena = shape.map_type == MapType::Arena;
+        if !percpu && !arena && shape.map_type != MapType::Array {
             return Err(reject!(self, EINVAL, "no direct value access support for this map type"));
         }
-        if shape.map_type != MapType::Arena && (shape.max_entries != 1 || off >= shape.value_size) {
+        let outside = if arena {
+            u64::from(off) > u64::from(shape.max_entries) * ARENA_PAGE
+        } else {
+            shape.max_entries != 1 || off >= shape.value_size
+        };
+        if outside {
             let size = shape.value_size;
             let text = format!("invalid access to map value pointer, value_size={size} off={off}");
-            // The two array types chose different numbers.
+            // The types chose different numbers.
             let errno = match (shape.max_entries, percpu) {
+                _ if arena => Errno::ERANGE,
                 (1, _) => Errno::EINVAL,
                 (_, false) => Errno::ENOTSUPP,
                 (_, true) => Errno::ENOTSUP,
@@ -125,9 +138,6 @@ impl Env<'_> {
                 return Err(reject!(self, EINVAL, "tracing progs cannot use {name} yet"));
             }
         }
-        if shape.map_type == MapType::Arena {
-            return Err(crate::env::unsupported!(self, "arenas are not supported"));
-        }
         if shape.map_type == MapType::StructOps {
             return Err(reject!(self, EINVAL, "bpf_struct_ops map cannot be used in prog"));
         }
@@ -155,6 +165,21 @@ impl Env<'_> {
         if sleepable && !sleepable_map {
             let text = "Sleepable programs can only use array, hash, ringbuf and local storage maps";
             return Err(reject!(self, EINVAL, "{text}"));
+        }
+        Ok(())
+    }
+
+    /// The program's one arena.
+    fn check_arena(&mut self, index: u32, shape: &MapShape<'_>) -> Check {
+        if self.arena.is_some() {
+            return Err(reject!(self, EBUSY, "Only one arena per program"));
+        }
+        if !self.caps.perfmon || !self.caps.bpf {
+            return Err(reject!(self, EPERM, "CAP_BPF and CAP_PERFMON are required to use arena"));
+        }
+        self.arena = Some(index);
+        if shape.user_start == 0 {
+            return Err(reject!(self, EINVAL, "arena's user address must be set via map_extra or mmap()"));
         }
         Ok(())
     }

@@ -133,6 +133,8 @@ pub struct MapShape<'a> {
     pub max_entries: u32,
     /// `BPF_F_*` map flags.
     pub flags: u32,
+    /// Of an arena: the address at which user space has it, 0 for nowhere.
+    pub user_start: u64,
     /// Whether user space has frozen it.
     pub frozen: bool,
     /// The bytes of a frozen, read-only, one-element array, whose loads become constants.
@@ -158,6 +160,7 @@ impl MapShape<'_> {
             value_size,
             max_entries,
             flags: 0,
+            user_start: 0,
             frozen: false,
             contents: None,
             record: Cow::Borrowed(&[]),
@@ -171,6 +174,17 @@ impl MapShape<'_> {
     #[must_use]
     pub fn has_lock(&self) -> bool {
         self.record.iter().any(|f| matches!(f.kind, FieldKind::SpinLock | FieldKind::ResSpinLock))
+    }
+
+    /// [`Self::user_start`] of a map that a loader makes: it maps an arena that says no address, and where is no matter of
+    /// any verdict.
+    #[must_use]
+    pub fn user_start_of(map_type: MapType, map_extra: u64) -> u64 {
+        match (map_type, map_extra) {
+            (MapType::Arena, 0) => 1 << 32,
+            (MapType::Arena, start) => start,
+            _ => 0,
+        }
     }
 
     /// The special field of this kind, if the value has one.

@@ -161,6 +161,8 @@ pub struct InsnFacts {
     pub divisor_nonzero: bool,
     /// Signed division: the divisor is never -1 of its width.
     pub divisor_not_minus_one: bool,
+    /// 64-bit arithmetic on pointers into the arena, which is done in 32 bits.
+    pub alu32: bool,
     /// The source register's constant before the instruction (ALU, jumps, stores).
     pub src_const: Const,
     /// The destination register's constant before the instruction (ALU, jumps).

@@ -151,6 +151,7 @@ impl<'a> Env<'a> {
             recorder: Recorder::default(),
             buffers: Buffers::default(),
             made: Vec::new(),
+            arena: None,
             explores_limits: false,
         }
     }

@@ -48,6 +48,9 @@ const MASKS: u32 = TRACING | STRUCT_OPS | SYSCALL;
 
 kfuncs! {
     // Of all programs.
+    bpf_arena_alloc_pages [TRUSTED | SLEEPABLE; ALL] (Map, Ignored, Scalar, Scalar, Scalar) -> INT;
+    bpf_arena_free_pages [TRUSTED | SLEEPABLE; ALL] (Map, Ignored, Scalar) -> VOID;
+    bpf_arena_reserve_pages [TRUSTED | SLEEPABLE; ALL] (Map, Ignored, Scalar) -> INT;
     bpf_cast_to_kern_ctx [FASTCALL; ALL] (Ctx) -> KfuncRet::KernelCtx;
     bpf_copy_from_user_str [SLEEPABLE; ALL] (MemSized, Size(false), Ignored, Scalar) -> INT;
     bpf_dynptr_adjust [NONE; ALL] (Dynptr, Scalar, Scalar) -> INT;

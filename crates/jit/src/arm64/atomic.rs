@@ -11,8 +11,13 @@ use super::{Lower, TMP2, TMP3, TMP4};
 
 impl Lower<'_> {
     pub(super) fn lower_atomic(&mut self, op: AtomicOp, fetch: bool, size: Size, base: Reg, off: i16, src: Reg) {
-        let value = self.read(src, TMP2);
         let at = self.plain_address(base, off);
+        self.emit_atomic(op, fetch, size, at, src);
+    }
+
+    /// The same at an address in a register.
+    pub(super) fn emit_atomic(&mut self, op: AtomicOp, fetch: bool, size: Size, at: HostReg, src: Reg) {
+        let value = self.read(src, TMP2);
         let size = super::memory::log2(size);
         if op == AtomicOp::Cmpxchg {
             self.emit_cmpxchg(size, at, value);

@@ -15,6 +15,9 @@ const DEFAULT: [HostReg; 12] = [x(7), x(0), x(1), x(2), x(3), x(4), x(19), x(20)
 /// The vCPU's base where calls happen.
 const CPU: HostReg = x(28);
 
+/// The arena's base where calls happen.
+const ARENA: HostReg = x(24);
+
 /// Caller-saved registers beyond arguments, r0 and scratch.
 const SPARE: [HostReg; 6] = [x(8), x(13), x(14), x(15), x(5), x(6)];
 
@@ -24,9 +27,12 @@ pub(super) struct Frame {
     map: [HostReg; 12],
     /// Holds the vCPU's base, where the subprogram needs it.
     pub(super) cpu: HostReg,
+    /// Holds the arena's base, where the subprogram accesses the arena.
+    pub(super) arena: Option<HostReg>,
+    arena_base: u64,
     /// Copied from x1 on entry (the program itself), instead of being inherited.
     takes_cpu: bool,
-    saved: [HostReg; 7],
+    saved: [HostReg; 8],
     saved_len: usize,
     /// Bytes below r10.
     depth: i32,
@@ -38,8 +44,17 @@ impl Frame {
     /// Plans the frame of subprogram `index`.
     pub(super) fn plan(flow: &Flow, index: usize) -> Option<Self> {
         let sub = flow.subs.get(index)?;
-        let mut frame =
-            Self { map: DEFAULT, cpu: CPU, takes_cpu: false, saved: [LR; 7], saved_len: 0, depth: 0, size: 0 };
+        let mut frame = Self {
+            map: DEFAULT,
+            cpu: CPU,
+            arena: None,
+            arena_base: 0,
+            takes_cpu: false,
+            saved: [LR; 8],
+            saved_len: 0,
+            depth: 0,
+            size: 0,
+        };
         let mut spare = SPARE.into_iter();
         let mut take = |frame: &mut Self, saved: HostReg| {
             if sub.has_calls { frame.save(saved) } else { spare.next().unwrap_or_else(|| frame.save(saved)) }
@@ -56,6 +71,10 @@ impl Frame {
                     *place = host;
                 }
             }
+        }
+        if let Some(base) = flow.arena.filter(|_| sub.has_arena) {
+            frame.arena = Some(take(&mut frame, ARENA));
+            frame.arena_base = base;
         }
         if sub.has_calls {
             frame.save(LR);
@@ -103,6 +122,9 @@ impl Frame {
         self.emit_saved(asm, 0);
         if self.takes_cpu {
             asm.mov(true, self.cpu, x(1));
+        }
+        if let Some(arena) = self.arena {
+            asm.mov_imm(arena, self.arena_base);
         }
     }
 

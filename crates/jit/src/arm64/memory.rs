@@ -103,6 +103,7 @@ impl Lower<'_> {
             Imm64::Const(value) => Ok(value),
             Imm64::MapFd(index) => Ok(self.map(at, i64::from(index))?.object),
             Imm64::MapValue { fd, off } => match self.map(at, i64::from(fd))?.access {
+                MapAccess::Arena { start, .. } => Ok(start.wrapping_add(u64::from(off))),
                 MapAccess::Array { values, .. } => Ok(values.wrapping_add(u64::from(off))),
                 MapAccess::PerCpuArray { off: values, .. } => Ok(values.wrapping_add(u64::from(off))),
                 _ => Err(missing(at, i64::from(fd), "address of values")),

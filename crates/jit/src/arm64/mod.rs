@@ -7,6 +7,7 @@
 //! arch/arm64/net/bpf_jit_comp.c, 6.18.
 
 mod alu;
+mod arena;
 mod asm;
 mod atomic;
 mod branch;
@@ -168,6 +169,7 @@ impl<'a> Lower<'a> {
         match op {
             Op::Nop => {}
             Op::Insn(insn) => return self.lower_insn(at, insn),
+            Op::Arena(insn) => self.lower_arena(at, insn)?,
             Op::LoadBe { size, dst, base, off } => self.emit_load_be(size, dst, base, off),
             Op::LoadIndexed { size, sign_extend, dst, base, index, off } => {
                 self.emit_load_indexed(size, sign_extend, dst, (base, index, off));
@@ -246,7 +248,7 @@ impl<'a> Lower<'a> {
             Insn::Call { target } => self.lower_call(at, target)?,
             Insn::Exit => self.emit_exit(),
             Insn::MayGoto { .. } => return Err(unsupported(at, "may_goto (the rewrite expands it)")),
-            Insn::AddrSpaceCast { .. } => return Err(unsupported(at, "addr_space_cast")),
+            Insn::AddrSpaceCast { dst, src, .. } => self.emit_cast_user(at, dst, src)?,
             Insn::TailCall { .. } => return Err(JitError::Internal("a tail call was not decoded as one")),
         }
         Ok(at)

@@ -4,7 +4,7 @@
 //! call on the start of a subprogram. Kernel counterpart: `check_subprogs`, kernel/bpf/verifier.c, 6.18.
 
 use skep_abi::{CallTarget, Imm64, Insn, decode_xlated};
-use skep_verifier::{InsnFacts, MapArg, Xlated};
+use skep_verifier::{InsnFacts, MapArg, MemKind, Xlated};
 
 use super::{Flow, Key, Op, SlotInfo, SubFlow};
 use crate::error::JitError;
@@ -27,6 +27,10 @@ pub(super) fn decode(xlated: &Xlated, layout: &Layout) -> Result<Flow, JitError>
         subs: xlated.subprogs.iter().map(|sub| SubFlow::new(sub, layout.role)).collect(),
         needs_cpu: false,
         is_extension: layout.role == Role::Extension,
+        arena: layout.maps.iter().find_map(|map| match map.access {
+            MapAccess::Arena { base, .. } => Some(base),
+            _ => None,
+        }),
     };
     check_subprogs(&flow.subs, count)?;
     let nothing = InsnFacts::default();
@@ -133,6 +137,9 @@ fn mark_target(flow: &mut Flow, target: usize, at: usize, start: usize, end: usi
 
 /// Chooses the op: calls whose code is known are inlined.
 fn lower(insn: Insn, facts: &InsnFacts, layout: &Layout) -> Op {
+    if facts.mem == MemKind::Arena {
+        return Op::Arena(insn);
+    }
     match insn {
         Insn::Call { target: CallTarget::Helper(GET_SMP_PROCESSOR_ID) } => Op::CpuId,
         Insn::Call { target: CallTarget::Helper(MAP_LOOKUP_ELEM) } => {

@@ -122,7 +122,7 @@ pub(crate) fn effect(op: &Op) -> Effect {
     let of = RegSet::of;
     match *op {
         Op::Nop => Effect::pure(RegSet::EMPTY, RegSet::EMPTY),
-        Op::Insn(ref insn) => insn_effect(insn),
+        Op::Insn(ref insn) | Op::Arena(ref insn) => insn_effect(insn),
         Op::LoadBe { dst, base, .. } | Op::AddImm { dst, base, .. } => Effect::pure(of(base), of(dst)),
         Op::LoadIndexed { dst, base, index, .. } => Effect::pure(of(base) | of(index), of(dst)),
         Op::Rotate { dst, src, .. } => Effect::pure(of(src), of(dst)),

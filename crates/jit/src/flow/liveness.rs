@@ -50,6 +50,7 @@ fn summarize(flow: &mut Flow, effects: &[Effect], remove: bool) -> Result<(), Ji
             sub.has_calls |= effect.calls();
             sub.needs_cpu |= effect.needs_cpu();
             sub.has_division |= effect.is_division();
+            sub.has_arena |= matches!(op, Op::Arena(_) | Op::Insn(Insn::AddrSpaceCast { .. }));
         }
         // What takes the place of a subprogram finds the vCPU's base where the subprogram would.
         *needs_cpu |= sub.needs_cpu || (number > 0 && sub.replaceable);

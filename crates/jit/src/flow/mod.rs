@@ -26,6 +26,8 @@ pub(crate) enum Op {
     Nop,
     /// As decoded.
     Insn(Insn),
+    /// An access to the arena.
+    Arena(Insn),
     /// A load of a big-endian value.
     LoadBe { size: Size, dst: Reg, base: Reg, off: i16 },
     /// A zero- or sign-extending load at `base + index + off`.
@@ -94,6 +96,8 @@ pub(crate) struct SubFlow {
     pub(crate) has_calls: bool,
     /// Helper calls, tail calls, per-CPU accesses: it needs the vCPU's base.
     pub(crate) needs_cpu: bool,
+    /// It accesses the arena.
+    pub(crate) has_arena: bool,
     /// It begins with a site for a function in its place.
     pub(crate) replaceable: bool,
     /// It divides, or multiplies in other ways that want host registers.
@@ -109,6 +113,8 @@ pub(crate) struct Flow {
     pub(crate) needs_cpu: bool,
     /// The program itself is entered as a subprogram is.
     pub(crate) is_extension: bool,
+    /// The base of the arena.
+    pub(crate) arena: Option<u64>,
 }
 
 impl Flow {
@@ -155,6 +161,7 @@ impl SubFlow {
             used: RegSet::EMPTY,
             has_calls: false,
             needs_cpu: false,
+            has_arena: false,
             replaceable: role == Role::Replaceable && sub.replaceable,
             has_division: false,
         }

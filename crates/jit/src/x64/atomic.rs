@@ -10,19 +10,8 @@ use super::asm::{Arith, Cond, HostReg, Mem, RAX};
 use super::{Lower, TMP, TMP2};
 
 impl Lower<'_> {
-    #[expect(clippy::too_many_arguments, reason = "the operands of the instruction")]
-    pub(super) fn lower_atomic(
-        &mut self,
-        at: usize,
-        op: AtomicOp,
-        fetch: bool,
-        size: Size,
-        base: Reg,
-        off: i16,
-        src: Reg,
-    ) {
+    pub(super) fn lower_atomic(&mut self, at: usize, op: AtomicOp, fetch: bool, size: Size, mem: Mem, src: Reg) {
         let wide = size == Size::Dw;
-        let mem = self.mem(base, off);
         match op {
             AtomicOp::Xchg => {
                 let from = self.host(src);

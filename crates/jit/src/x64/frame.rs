@@ -22,6 +22,9 @@ pub(super) struct Frame {
     map: [HostReg; 12],
     /// Holds the vCPU's base, where the subprogram needs it.
     pub(super) cpu: HostReg,
+    /// Holds the arena's base, where the subprogram accesses the arena and a register is free.
+    pub(super) arena: Option<HostReg>,
+    arena_base: u64,
     /// Copied from `rsi` on entry (the program itself), instead of being inherited.
     takes_cpu: bool,
     saved: [HostReg; 7],
@@ -35,7 +38,16 @@ impl Frame {
     pub(super) fn plan(flow: &Flow, index: usize, bmi2: bool) -> Option<Self> {
         let sub = flow.subs.get(index)?;
         let is_main = index == 0 && !flow.is_extension;
-        let mut frame = Self { map: DEFAULT, cpu: R12, takes_cpu: false, saved: [RAX; 7], saved_len: 0, size: 0 };
+        let mut frame = Self {
+            map: DEFAULT,
+            cpu: R12,
+            arena: None,
+            arena_base: 0,
+            takes_cpu: false,
+            saved: [RAX; 7],
+            saved_len: 0,
+            size: 0,
+        };
         let mut pool = Pool::new(sub.used, sub.has_calls, sub.has_division, bmi2);
         // Subprograms inherit r12, so the program sets it if any of them needs it.
         if is_main && (sub.needs_cpu || (sub.has_calls && flow.needs_cpu)) {
@@ -51,6 +63,10 @@ impl Frame {
                 }
             }
         }
+        if let Some(base) = flow.arena.filter(|_| sub.has_arena) {
+            frame.arena = pool.take().or_else(|| frame.take_saved());
+            frame.arena_base = base;
+        }
         let depth = if sub.used.has(Reg::R10) { sub.locals()? } else { 0 };
         if sub.has_calls || depth > RED_ZONE {
             let pushed = 8 + 8 * u32::try_from(frame.saved_len).ok()?;
@@ -58,6 +74,12 @@ impl Frame {
             frame.size = i32::try_from(total - pushed).ok()?;
         }
         Some(frame)
+    }
+
+    /// A callee-saved register that nothing else uses.
+    fn take_saved(&mut self) -> Option<HostReg> {
+        let free = [RBP, RBX, R13, R14, R15].into_iter().find(|reg| !self.saved().contains(reg))?;
+        Some(self.save(free))
     }
 
     fn save(&mut self, reg: HostReg) -> HostReg {
@@ -99,6 +121,9 @@ impl Frame {
         }
         if self.size > 0 {
             asm.arith_imm(true, Arith::Sub, RSP, self.size);
+        }
+        if let Some(arena) = self.arena {
+            asm.mov_imm(arena, self.arena_base, false);
         }
     }
 

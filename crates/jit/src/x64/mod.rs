@@ -6,6 +6,7 @@
 //! registers carry nothing across. Kernel counterpart: `do_jit`, arch/x86/net/bpf_jit_comp.c, 6.18.
 
 mod alu;
+mod arena;
 mod asm;
 mod atomic;
 mod branch;
@@ -180,6 +181,7 @@ impl<'a> Lower<'a> {
         match op {
             Op::Nop => {}
             Op::Insn(insn) => return self.lower_insn(at, insn, flags),
+            Op::Arena(insn) => self.lower_arena(at, insn)?,
             Op::LoadBe { size, dst, base, off } => self.emit_load_be(size, dst, base, off),
             Op::LoadIndexed { size, sign_extend, dst, base, index, off } => {
                 let mem = Mem::indexed(self.host(base), self.host(index), 0, i32::from(off));
@@ -235,7 +237,8 @@ impl<'a> Lower<'a> {
                 self.emit_store(size, base, off, skep_abi::Operand::Reg(src));
             }
             Insn::Atomic { op, fetch, size, base, off, src } => {
-                self.lower_atomic(at, op, fetch, size, base, off, src);
+                let mem = self.mem(base, off);
+                self.lower_atomic(at, op, fetch, size, mem, src);
             }
             Insn::LdAbs { size, imm } => self.emit_ld_abs(at, size, None, imm)?,
             Insn::LdInd { size, src, imm } => self.emit_ld_abs(at, size, Some(src), imm)?,
@@ -246,7 +249,7 @@ impl<'a> Lower<'a> {
             Insn::Call { target } => self.lower_call(at, target)?,
             Insn::Exit => self.emit_exit(),
             Insn::MayGoto { .. } => return Err(unsupported(at, "may_goto (the rewrite expands it)")),
-            Insn::AddrSpaceCast { .. } => return Err(unsupported(at, "addr_space_cast")),
+            Insn::AddrSpaceCast { dst, src, .. } => self.emit_cast_user(at, dst, src)?,
             Insn::TailCall { .. } => return Err(JitError::Internal("a tail call was not decoded as one")),
         }
         Ok(at)

@@ -83,6 +83,9 @@ impl<'a> Interp<'a> {
                 KfuncArg::Ctx if value != self.ctx.object() as u64 => {
                     self.stop(insn, FaultKind::Read { address: value, len: 1 })?;
                 }
+                KfuncArg::Map if self.map_object(value).is_none() => {
+                    self.stop(insn, FaultKind::NotAMap { helper: 0, argument: u8::try_from(at + 1).unwrap_or(0) })?;
+                }
                 KfuncArg::Dynptr => self.check_made_dynptr(insn, value)?,
                 KfuncArg::DynptrOrNull if value != 0 => self.check_made_dynptr(insn, value)?,
                 KfuncArg::NewDynptr(_) => self.check(insn, value, DYNPTR, Kind::Write)?,

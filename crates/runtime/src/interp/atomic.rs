@@ -76,7 +76,8 @@ impl Interp<'_> {
     }
 }
 
-fn atomic64(cell: &AtomicU64, op: AtomicOp, value: u64, compare: u64) -> u64 {
+/// One operation on a cell of 64 bits; the old value.
+pub(crate) fn atomic64(cell: &AtomicU64, op: AtomicOp, value: u64, compare: u64) -> u64 {
     match op {
         AtomicOp::Add => cell.fetch_add(value, Ordering::SeqCst),
         AtomicOp::Or => cell.fetch_or(value, Ordering::SeqCst),
@@ -89,8 +90,9 @@ fn atomic64(cell: &AtomicU64, op: AtomicOp, value: u64, compare: u64) -> u64 {
     }
 }
 
+/// One operation on a cell of 32 bits; the old value.
 #[expect(clippy::cast_possible_truncation, reason = "32-bit operations use the low half of the registers")]
-fn atomic32(cell: &AtomicU32, op: AtomicOp, value: u64, compare: u64) -> u32 {
+pub(crate) fn atomic32(cell: &AtomicU32, op: AtomicOp, value: u64, compare: u64) -> u32 {
     let value = value as u32;
     match op {
         AtomicOp::Add => cell.fetch_add(value, Ordering::SeqCst),

@@ -92,7 +92,7 @@ impl Interp<'_> {
 
 /// # Safety
 /// The bytes are readable.
-unsafe fn read(address: u64, size: Size) -> u64 {
+pub(crate) unsafe fn read(address: u64, size: Size) -> u64 {
     let at = address as usize as *const u8;
     let aligned = address.is_multiple_of(u64::from(size.bytes()));
     match (size, aligned) {
@@ -116,7 +116,7 @@ unsafe fn read(address: u64, size: Size) -> u64 {
 /// # Safety
 /// The bytes are writable.
 #[expect(clippy::cast_possible_truncation, reason = "a store takes the low bytes")]
-unsafe fn write(address: u64, size: Size, value: u64) {
+pub(crate) unsafe fn write(address: u64, size: Size, value: u64) {
     let at = address as usize as *mut u8;
     let aligned = address.is_multiple_of(u64::from(size.bytes()));
     match (size, aligned) {

@@ -21,6 +21,8 @@ use std::ptr::NonNull;
 
 use thiserror::Error;
 
+pub(crate) use self::atomic::{atomic32, atomic64};
+pub(crate) use self::memory::{read, write};
 #[cfg(feature = "shadow")]
 pub use self::observe::{Moment, Observer};
 pub use self::program::{InterpError, InterpProgram, Resolve};

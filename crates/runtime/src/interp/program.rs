@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use skep_abi::helper::HelperProto;
 use skep_abi::{CallTarget, Errno, Imm64, Insn, RawInsn, decode_xlated};
-use skep_verifier::Xlated;
+use skep_verifier::{MemKind, Xlated};
 use thiserror::Error;
 
+use crate::map::arena::Arena;
 use crate::map::{MapAccessInfo, MapRef};
 use crate::program::ProgInner;
 
@@ -65,6 +66,8 @@ pub(super) struct Op {
     pub(super) value: u64,
     /// The second slot of an `ld_imm64`.
     pub(super) filler: bool,
+    /// It accesses the arena.
+    pub(super) arena: bool,
 }
 
 /// Callback tokens: a tag no pointer of user space has, and the slot.
@@ -95,7 +98,8 @@ impl InterpProgram {
             let insn = decode_xlated(&xlated.insns, slot).map_err(|source| InterpError::Internal { slot, source })?;
             let value = value_of(&xlated.insns, slot, insn, resolve)?;
             for filler in (0..insn.slots()).map(|n| n > 0) {
-                ops.push(Op { insn, value, filler });
+                let arena = xlated.facts.get(slot).is_some_and(|facts| facts.mem == MemKind::Arena);
+                ops.push(Op { insn, value, filler, arena });
             }
             slot += insn.slots();
         }
@@ -121,6 +125,11 @@ impl InterpProgram {
         unsafe { with.as_ref() }?.interpreted()
     }
 
+    /// The arena, where the program has one.
+    pub(super) fn arena(&self) -> Option<&Arena> {
+        self.maps.iter().find_map(|map| map.downcast())
+    }
+
     /// The first slot of the callback with this token.
     pub(super) fn callback(&self, token: u64) -> Option<usize> {
         let slot = usize::try_from(token.checked_sub(TOKEN)?).ok()?;
@@ -138,12 +147,21 @@ impl InterpProgram {
 /// `mov64_percpu_reg` follows.
 fn direct_value(map: &MapRef, off: u32) -> Option<u64> {
     match map.ops().access() {
+        MapAccessInfo::Arena { start, .. } => Some(start + u64::from(off)),
         MapAccessInfo::Array { values, stride, max_entries }
         | MapAccessInfo::PerCpuArray { off: values, stride, max_entries } => {
             (u64::from(off) < u64::from(stride) * u64::from(max_entries)).then(|| values + u64::from(off))
         }
         _ => None,
     }
+}
+
+/// The upper half of addresses in the arena.
+fn arena_base(maps: &[MapRef]) -> Option<u64> {
+    maps.iter().find_map(|map| match map.ops().access() {
+        MapAccessInfo::Arena { base, .. } => Some(base),
+        _ => None,
+    })
 }
 
 fn value_of(program: &[RawInsn], slot: usize, insn: Insn, resolve: &Resolve<'_>) -> Result<u64, InterpError> {
@@ -153,6 +171,7 @@ fn value_of(program: &[RawInsn], slot: usize, insn: Insn, resolve: &Resolve<'_>)
     };
     let target = |distance: i32, next: usize| i64::try_from(next).unwrap_or(i64::MAX) + i64::from(distance);
     Ok(match insn {
+        Insn::AddrSpaceCast { .. } => arena_base(resolve.maps).ok_or_else(|| unresolved("the arena".to_owned()))?,
         Insn::LdImm64 { imm, .. } => match imm {
             Imm64::Const(value) => value,
             Imm64::MapFd(index) | Imm64::MapIdx(index) => map(index)?.addr(),

@@ -162,6 +162,7 @@ impl<'a> Interp<'a> {
             Insn::MovPercpu { dst, src } => {
                 regs[dst.index()] = regs[src.index()].wrapping_add(self.cpu_base.as_ptr() as u64);
             }
+            _ if op.arena => self.arena_insn(pc, &op.insn, regs)?,
             Insn::Load { .. }
             | Insn::Store { .. }
             | Insn::Atomic { .. }
@@ -189,7 +190,11 @@ impl<'a> Interp<'a> {
                 }
             }
             Insn::Exit => return Ok(Flow::Exit),
-            Insn::AddrSpaceCast { .. } | Insn::MayGoto { .. } => {
+            Insn::AddrSpaceCast { dst, src, .. } => {
+                let low = u64::from(regs[src.index()] as u32);
+                regs[dst.index()] = if low == 0 { 0 } else { op.value + low };
+            }
+            Insn::MayGoto { .. } => {
                 self.stop(pc, FaultKind::NotExecutable)?;
             }
         }
@@ -224,6 +229,48 @@ impl<'a> Interp<'a> {
             _ => {
                 self.stop(pc, FaultKind::NotExecutable)?;
             }
+        }
+        Ok(())
+    }
+
+    /// An access to the arena, whose pointers are 32 bits wide: it never fails, and does nothing where there is no page.
+    fn arena_insn(&self, pc: usize, insn: &Insn, regs: &mut [u64; 12]) -> Result<(), Stopped> {
+        let place = |regs: &[u64; 12], base: Reg, off: i16| match u32::try_from(regs[base.index()]) {
+            Ok(pointer) => Ok(i64::from(pointer) + i64::from(off)),
+            Err(_) => {
+                let fault = FaultKind::Read { address: regs[base.index()], len: 1 };
+                self.stop(pc, fault).map(|never| match never {})
+            }
+        };
+        let Some(arena) = self.program.get().arena() else {
+            return self.stop(pc, FaultKind::NotExecutable).map(|never| match never {});
+        };
+        match *insn {
+            Insn::Load { size, sign_extend, dst, base, off } => {
+                let value = arena.load(place(regs, base, off)?, size);
+                regs[dst.index()] = if sign_extend { alu::sign_extend(value, size.bytes() * 8) } else { value };
+            }
+            Insn::LoadAcquire { size, dst, base, off } => {
+                regs[dst.index()] = arena.load(place(regs, base, off)?, size);
+                std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
+            }
+            Insn::Store { size, base, off, src } => {
+                arena.store(place(regs, base, off)?, size, operand(regs, src));
+            }
+            Insn::StoreRelease { size, base, off, src } => {
+                std::sync::atomic::fence(std::sync::atomic::Ordering::Release);
+                arena.store(place(regs, base, off)?, size, regs[src.index()]);
+            }
+            Insn::Atomic { op, fetch, size, base, off, src } => {
+                let old = arena.atomic(place(regs, base, off)?, size, op, regs[src.index()], regs[0]);
+                match (op, old) {
+                    (_, None) => {}
+                    (skep_abi::AtomicOp::Cmpxchg, Some(old)) => regs[0] = old,
+                    (_, Some(old)) if fetch || op == skep_abi::AtomicOp::Xchg => regs[src.index()] = old,
+                    _ => {}
+                }
+            }
+            _ => self.stop(pc, FaultKind::NotExecutable).map(|never| match never {})?,
         }
         Ok(())
     }

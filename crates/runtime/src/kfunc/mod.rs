@@ -4,6 +4,7 @@
 //! arguments, or what the interpreter tested by their prototype ([`skep_abi::kfunc`]). Kernel counterpart:
 //! kernel/bpf/helpers.c, kernel/bpf/bpf_iter.c, 6.18.
 
+mod arena;
 mod dynptr;
 mod iter;
 mod lock;
@@ -44,7 +45,7 @@ pub fn table() -> &'static [Kfunc] {
             ["bpf_rcu_read_lock", "bpf_rcu_read_unlock", "bpf_preempt_disable", "bpf_preempt_enable"]
                 .map(|name| Kfunc { name, function: nothing })
                 .to_vec();
-        for family in [iter::table(), dynptr::table(), objects::table(), lock::table()] {
+        for family in [arena::table(), iter::table(), dynptr::table(), objects::table(), lock::table()] {
             all.extend(family.into_iter().map(|(name, function)| Kfunc { name, function }));
         }
         all

@@ -11,6 +11,7 @@ mod ops;
 mod spec;
 mod user;
 
+pub mod arena;
 pub mod array;
 pub mod bloom;
 pub mod hash;

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use skep_abi::{Errno, MapType};
 use skep_sync::CpuSet;
 
+use super::arena::Arena;
 use super::array::Array;
 use super::bloom::BloomFilter;
 use super::hash::{self, HashMap, Key4, Key8, Key16, KeyAny, KeyChoice};
@@ -285,6 +286,7 @@ impl Map {
     pub fn create(spec: &MapSpec, cpus: &CpuSet) -> Result<Map, Errno> {
         let map_type = spec.check_common()?;
         match map_type {
+            MapType::Arena => build::<Arena>(spec, map_type, cpus),
             MapType::Array => build::<Array>(spec, map_type, cpus),
             MapType::PercpuArray => build::<PerCpuArray>(spec, map_type, cpus),
             MapType::ProgArray => build::<ProgArray>(spec, map_type, cpus),

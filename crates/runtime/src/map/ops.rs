@@ -112,6 +112,14 @@ pub enum MapAccessInfo {
         /// `extern "sysv64" fn(map, key, _, _, _, cpu_base) -> u64`.
         lookup: u64,
     },
+    /// Memory that pointers of 32 bits lead into: at `base` and the pointer. A byte of a table says of each page whether it
+    /// is there ([`arena`](super::arena)).
+    Arena {
+        /// A multiple of 4 GiB.
+        base: u64,
+        /// The address of the first page.
+        start: u64,
+    },
     /// Only through helpers.
     Opaque,
 }

@@ -145,6 +145,7 @@ impl Engine {
                 MapAccess::PerCpuArray { off, stride, max_entries }
             }
             MapAccessInfo::ProgArray { targets, max_entries } => MapAccess::ProgArray { targets, max_entries },
+            MapAccessInfo::Arena { base, start } => MapAccess::Arena { base, start },
             MapAccessInfo::Hash { lookup } => MapAccess::Hash { lookup },
             _ => MapAccess::Opaque,
         };

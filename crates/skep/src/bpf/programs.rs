@@ -365,6 +365,7 @@ fn shape<'a>(info: &'a MapInfo, record: &'a [RecordField]) -> MapShape<'a> {
         value_size: info.value_size,
         max_entries: info.max_entries,
         flags: info.flags,
+        user_start: MapShape::user_start_of(info.map_type, info.map_extra),
         frozen: false,
         contents: None,
         record: Cow::Borrowed(record),

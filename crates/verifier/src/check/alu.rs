@@ -169,13 +169,14 @@ impl Env<'_> {
         self.check_dst_no_mark(dst)?;
         let d = dst.number();
         let dst_reg = *self.reg(d);
-        if dst_reg.base() == Base::Arena {
-            return Ok(());
-        }
         let src_reg = match src {
             Operand::Reg(s) => *self.reg(s.number()),
             Operand::Imm(imm) => Reg::scalar(scalar_alu::imm(op, width, imm)),
         };
+        if self.is_arena_alu(width, &dst_reg, &src_reg) {
+            self.set_arena(d);
+            return Ok(());
+        }
         if !src_reg.is_scalar() {
             if !dst_reg.is_scalar() {
                 if op == AluOp::Sub && self.caps.perfmon {
@@ -205,6 +206,43 @@ impl Env<'_> {
         }
         self.scalar_binary(width, op, dst, src, dst_reg, src_reg);
         Ok(())
+    }
+
+    /// `dst = addr_space_cast(src, to, from)`: of user space's address into a pointer to the arena, or back into a number.
+    pub(crate) fn check_addr_space_cast(&mut self, dst: R, src: R, imm: i32) -> Check {
+        if self.arena.is_none() {
+            let text = "addr_space_cast insn can only be used in a program that has an associated arena";
+            return Err(reject!(self, EINVAL, "{text}"));
+        }
+        self.check_src(src)?;
+        self.check_dst(dst)?;
+        if imm == 1 {
+            self.set_arena(dst.number());
+        }
+        Ok(())
+    }
+
+    /// A pointer to anywhere in the arena.
+    fn set_arena(&mut self, reg: u8) {
+        let anywhere = Reg { ty: RegType::of(Base::Arena), ..self.unknown() };
+        self.set_reg(reg, anywhere);
+    }
+
+    /// Whether arithmetic is on a pointer into the arena, or with one: that gives a pointer into the arena, whatever is done,
+    /// and is done in 32 bits.
+    fn is_arena_alu(&mut self, width: Width, dst: &Reg, src: &Reg) -> bool {
+        let is_arena = dst.base() == Base::Arena || src.base() == Base::Arena;
+        if self.arena.is_some() && width == Width::W64 {
+            let at = self.insn as usize;
+            self.facts[at].alu32 |= is_arena;
+            let aux = &mut self.aux[at];
+            aux.other_alu |= !is_arena;
+            if self.facts[at].alu32 && aux.other_alu {
+                // The kernel does both in 32 bits, and what it knows of the other is then wrong.
+                self.need("one 64-bit operation on pointers into the arena and on other values");
+            }
+        }
+        is_arena
     }
 
     fn scalar_binary(&mut self, width: Width, op: AluOp, dst: R, src: Operand, dst_reg: Reg, src_reg: Reg) {

@@ -9,22 +9,24 @@ use crate::check::Access;
 use crate::env::{Check, Env, reject};
 use crate::mutant::{self, Mutant};
 use crate::print::type_name;
-use crate::state::reg::Base;
+use crate::state::reg::{Base, RegType};
 
 impl Env<'_> {
-    fn check_atomic_pointer(&mut self, base: R, what: &str) -> Check {
+    fn check_atomic_pointer(&mut self, base: R, what: &str, is_loop: bool) -> Check {
         let reg = *self.reg(base.number());
-        let refused = matches!(
-            reg.base(),
+        let refused = match reg.base() {
             Base::Ctx
-                | Base::Packet
-                | Base::PacketMeta
-                | Base::FlowKeys
-                | Base::Socket
-                | Base::SockCommon
-                | Base::TcpSock
-                | Base::XdpSock
-        );
+            | Base::Packet
+            | Base::PacketMeta
+            | Base::FlowKeys
+            | Base::Socket
+            | Base::SockCommon
+            | Base::TcpSock
+            | Base::XdpSock => true,
+            // What x86 does by a loop cannot fault half-way there.
+            Base::Arena => is_loop,
+            _ => false,
+        };
         if refused {
             let name = type_name(reg.ty);
             return Err(reject!(self, EACCES, "BPF_ATOMIC {what} R{} {name} is not allowed", base.number()));
@@ -49,17 +51,15 @@ impl Env<'_> {
             self.check_value_leak(R::R0)?;
         }
         self.check_value_leak(src)?;
-        self.check_atomic_pointer(base, "stores into")?;
+        let is_loop = fetch && matches!(op, AtomicOp::And | AtomicOp::Or | AtomicOp::Xor);
+        self.check_atomic_pointer(base, "stores into", is_loop)?;
         let fetches =
             (fetch || matches!(op, AtomicOp::Xchg | AtomicOp::Cmpxchg)) && !mutant::active(Mutant::StaleFetch);
         let load = fetches.then_some(if op == AtomicOp::Cmpxchg { R::R0 } else { src });
-        // The base may be the register that is loaded: its type is what it was before.
-        let base_reg = *self.reg(base.number());
+        let arena = self.reg(base.number()).base() == Base::Arena;
         if let Some(load) = load {
+            // A base that is loaded itself is no pointer any more.
             self.check_dst(load)?;
-            if load == base {
-                *self.reg_mut(base.number()) = base_reg;
-            }
         }
         self.check_mem_strict(base, off, size.bytes(), Access::Read, None, false, true)?;
         let mut loaded = None;
@@ -67,10 +67,9 @@ impl Env<'_> {
             self.check_mem_strict(base, off, size.bytes(), Access::Read, Some(load), false, true)?;
             loaded = Some((load, *self.reg(load.number())));
         }
-        if load == Some(base) {
-            *self.reg_mut(base.number()) = base_reg;
+        if arena {
+            self.keep_ptr_type(RegType::of(Base::Arena))?;
         }
-        self.keep_ptr_type(base_reg.ty)?;
         self.check_mem_strict(base, off, size.bytes(), Access::Write, None, false, true)?;
         if let Some((load, value)) = loaded {
             self.set_reg(load.number(), value);
@@ -83,7 +82,7 @@ impl Env<'_> {
         self.check_src(base)?;
         self.check_dst_no_mark(dst)?;
         let ty = self.reg(base.number()).ty;
-        self.check_atomic_pointer(base, "loads from")?;
+        self.check_atomic_pointer(base, "loads from", false)?;
         self.check_mem_strict(base, i32::from(off), size.bytes(), Access::Read, Some(dst), false, true)?;
         self.keep_ptr_type(ty)
     }
@@ -93,7 +92,7 @@ impl Env<'_> {
         self.check_src(src)?;
         self.check_src(base)?;
         let ty = self.reg(base.number()).ty;
-        self.check_atomic_pointer(base, "stores into")?;
+        self.check_atomic_pointer(base, "stores into", false)?;
         self.check_mem_strict(base, i32::from(off), size.bytes(), Access::Write, Some(src), false, true)?;
         self.keep_ptr_type(ty)
     }

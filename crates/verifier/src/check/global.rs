@@ -24,6 +24,8 @@ pub(crate) enum Arg {
     Mem { size: u32, nullable: bool },
     /// A dynptr that is only read.
     Dynptr,
+    /// A pointer into the arena, or a number that becomes one.
+    Arena,
 }
 
 /// What the context is called in a prototype.
@@ -95,10 +97,13 @@ fn unsafe_type(message: String) -> Box<Reject> {
 }
 
 fn read_arg(btf: &Btf, i: usize, ty: TypeId, tags: &[&str], name: &str, ctx: CtxNames<'_>) -> Check<Arg> {
-    if let Some(tag) = tags.iter().find(|tag| !matches!(**tag, "ctx" | "nonnull" | "nullable")) {
+    if let Some(tag) = tags.iter().find(|tag| !matches!(**tag, "ctx" | "nonnull" | "nullable" | "arena")) {
         return Err(refusal(RejectionKind::Unsupported, format!("arg#{i} tag '{tag}' is not supported")));
     }
     let resolved = btf.resolve(ty);
+    if btf.kind(resolved) != Kind::Ptr && !tags.is_empty() {
+        return Err(unsafe_type(format!("arg#{i} has pointer tag, but is not a pointer type")));
+    }
     let to = match (btf.kind(resolved), btf.pointee(resolved)) {
         (Kind::Int | Kind::Enum | Kind::Enum64, _) => return Ok(Arg::Scalar),
         (Kind::Ptr, Some(to)) => to,
@@ -111,11 +116,21 @@ fn read_arg(btf: &Btf, i: usize, ty: TypeId, tags: &[&str], name: &str, ctx: Ctx
     let is_struct = |name: &str| to_kind == Kind::Struct && to_name == name;
     let is_registers = ctx.is_kprobe && (typedef == "bpf_user_pt_regs_t" || is_struct("pt_regs"));
     let is_ctx = is_registers || ctx.own.is_some_and(is_struct);
+    let others = unsafe_type(format!("arg#{i} has invalid combination of tags"));
     if tags.contains(&"ctx") || is_ctx {
-        return Ok(Arg::Ctx);
+        return if tags.iter().all(|tag| *tag == "ctx") { Ok(Arg::Ctx) } else { Err(others) };
     }
     if to_name == "bpf_dynptr" && to_kind == Kind::Struct {
+        if !tags.is_empty() {
+            return Err(others);
+        }
         return Ok(Arg::Dynptr);
+    }
+    if tags.contains(&"arena") {
+        if tags.iter().any(|tag| *tag != "arena") {
+            return Err(unsafe_type(format!("arg#{i} arena cannot be combined with any other tags")));
+        }
+        return Ok(Arg::Arena);
     }
     let Ok(size) = btf.size_of(to) else {
         let text = format!("arg#{i} reference type('{to_kind} {to_name}') size cannot be determined");
@@ -162,7 +177,7 @@ impl Env<'_> {
         let signature = self.signature(sub)?;
         for (i, arg) in signature.args.iter().enumerate() {
             let reg = match *arg {
-                Arg::Scalar => self.unknown(),
+                Arg::Scalar | Arg::Arena => self.unknown(),
                 Arg::Ctx => Reg::pointer(RegType::of(Base::Ctx), Extra::None),
                 Arg::Mem { size, nullable } => {
                     let flag = if nullable { flags::MAYBE_NULL } else { 0 };
@@ -191,6 +206,11 @@ impl Env<'_> {
                 Arg::Scalar => {
                     if !reg.is_scalar() {
                         return Err(reject!(self, EINVAL, "R{n} is not a scalar"));
+                    }
+                }
+                Arg::Arena => {
+                    if reg.base() != Base::Arena && !reg.is_scalar() {
+                        return Err(reject!(self, EINVAL, "R{n} is not a pointer to arena or scalar."));
                     }
                 }
                 Arg::Ctx => {

@@ -18,6 +18,9 @@ const WQ_SET_CALLBACK: &str = "bpf_wq_set_callback_impl";
 
 /// Functions that this engine runs.
 pub(crate) const RUNNABLE: &[&str] = &[
+    "bpf_arena_alloc_pages",
+    "bpf_arena_free_pages",
+    "bpf_arena_reserve_pages",
     "bpf_iter_num_new",
     "bpf_iter_num_next",
     "bpf_iter_num_destroy",

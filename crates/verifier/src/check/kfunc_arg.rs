@@ -98,6 +98,9 @@ impl Env<'_> {
             if reg.is_null() && *arg == KfuncArg::DynptrOrNull {
                 continue;
             }
+            if *arg == KfuncArg::Map {
+                self.check_map_argument(n, &reg, meta)?;
+            }
             self.check_kfunc_offset(n, &reg, *arg, meta)?;
             self.check_kfunc_pointer(n, &reg, *arg, meta)?;
         }
@@ -154,6 +157,7 @@ impl Env<'_> {
                 self.check_kfunc_dynptr(n, arg, meta)?
             }
             KfuncArg::Iter(iter) => meta.iter = self.check_iter_arg(n, iter, meta)?,
+            KfuncArg::Map => self.check_map_type(n, reg)?,
             KfuncArg::ListHead => self.check_root(n, FieldKind::ListHead, meta)?,
             KfuncArg::RbRoot => self.check_root(n, FieldKind::RbRoot, meta)?,
             KfuncArg::ListNode => self.check_node(n, FieldKind::ListNode, meta)?,
@@ -170,7 +174,6 @@ impl Env<'_> {
             KfuncArg::ResLock => self.check_res_lock(n, meta)?,
             KfuncArg::IrqFlag => self.check_irq_flag(n, meta)?,
             KfuncArg::Workqueue => self.check_workqueue(n, meta)?,
-            KfuncArg::Map => self.check_map_of_queue(n, meta)?,
             KfuncArg::Object(name) => self.check_kernel_object(n, name, meta)?,
             KfuncArg::Mem(size, _) => {
                 self.refuse_object_as_memory(n, reg, meta)?;
@@ -190,24 +193,6 @@ impl Env<'_> {
         }
         self.check_map_field(n, FieldKind::Workqueue)?;
         meta.queue = Some(reg);
-        Ok(())
-    }
-
-    /// The map that a work queue is in.
-    fn check_map_of_queue(&mut self, n: u8, meta: &KfuncMeta) -> Check {
-        let reg = *self.reg(n);
-        let Extra::Map { uid: map_uid, .. } = reg.extra else {
-            return Err(reject!(self, EINVAL, "pointer in R{n} isn't map pointer"));
-        };
-        if let Some(Reg { extra: Extra::Map { uid, .. }, .. }) = meta.queue.filter(|queue| !Self::same_map(queue, &reg))
-        {
-            let text = format!("map_uid={uid} doesn't match map pointer in R2 map_uid={map_uid}");
-            return Err(reject!(self, EINVAL, "workqueue pointer in R1 {text}"));
-        }
-        if reg.ty != RegType::of(Base::ConstMap) {
-            let (have, want) = (type_name(reg.ty), type_name(RegType::of(reg.base())));
-            return Err(reject!(self, EINVAL, "arg#{} is {have} expected {want} or socket", n - 1));
-        }
         Ok(())
     }
 
@@ -318,6 +303,46 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "R{n} must be a rcu pointer"));
         }
         Ok(())
+    }
+
+    /// The register may hold a map, that of the work queue if there is one: what the kernel asks before it looks at the offset.
+    fn check_map_argument(&mut self, n: u8, reg: &Reg, meta: &KfuncMeta) -> Check {
+        // It asks for something where map pointers keep their map, and other types keep other things there.
+        let nothing = match reg.extra {
+            Extra::None | Extra::Frame(_) => true,
+            Extra::Range(value) => value == 0,
+            Extra::MemSize(value) | Extra::Slice { size: value, .. } | Extra::Func(value) => value == 0,
+            _ => false,
+        };
+        if nothing {
+            return Err(reject!(self, EINVAL, "pointer in R{n} isn't map pointer"));
+        }
+        if let Some(Reg { extra: Extra::Map { uid, .. }, .. }) = meta.queue.filter(|queue| !Self::same_map(queue, reg))
+        {
+            let map_uid = match reg.extra {
+                Extra::Map { uid, .. } => uid,
+                _ => 0,
+            };
+            let text = format!("map_uid={uid} doesn't match map pointer in R2 map_uid={map_uid}");
+            return Err(reject!(self, EINVAL, "workqueue pointer in R1 {text}"));
+        }
+        let safe = flags::TRUSTED | flags::ALLOC | flags::NON_OWN;
+        let trusted = reg.ref_obj_id != 0 || (reg.ty.has(safe) && reg.ty.flags & !safe == 0);
+        if meta.proto.has(kf::TRUSTED) && !trusted && reg.base() != Base::ConstMap && !reg.ty.is_sock() {
+            return Err(reject!(self, EINVAL, "R{n} must be referenced or trusted"));
+        }
+        Ok(())
+    }
+
+    fn check_map_type(&mut self, n: u8, reg: &Reg) -> Check {
+        if reg.ty == RegType::of(Base::ConstMap) {
+            return Ok(());
+        }
+        if reg.base() == Base::BtfId || reg.ty.is_sock() {
+            return Err(crate::env::unsupported!(self, "R{n} is no map, and {} is taken for none", type_name(reg.ty)));
+        }
+        let (have, want) = (type_name(reg.ty), type_name(RegType::of(reg.base())));
+        Err(reject!(self, EINVAL, "arg#{} is {have} expected {want} or socket", n - 1))
     }
 
     /// A kernel object of this type, or a socket.

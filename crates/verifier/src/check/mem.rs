@@ -181,11 +181,16 @@ impl Env<'_> {
             _ => return,
         };
         let fact = &mut self.facts_mut().mem;
-        *fact = match *fact {
+        let before = *fact;
+        *fact = match before {
             MemKind::None => kind,
             same if same == kind => kind,
             _ => MemKind::Mixed,
         };
+        if *fact == MemKind::Mixed && (before == MemKind::Arena || kind == MemKind::Arena) {
+            // Other instructions are of one kind on all paths, or refused.
+            self.need("one atomic operation on the arena and on other memory");
+        }
     }
 
     pub(crate) fn check_alignment(&mut self, reg: &Reg, off: i32, size: u8, strict: bool) -> Check {

@@ -32,7 +32,7 @@ pub(crate) mod sanitize;
 pub(crate) mod stack;
 
 use skep_abi::Errno;
-use skep_abi::{CallTarget, Imm64, Insn, MapType, Operand, Reg as R};
+use skep_abi::{CallTarget, Imm64, Insn, Operand, Reg as R};
 
 use crate::env::{Check, Env, log, reject};
 use crate::explore::Flow;
@@ -141,10 +141,7 @@ impl Env<'_> {
                 return self.check_exit(print_state);
             }
             Insn::Call { target } => return self.check_call(target),
-            Insn::AddrSpaceCast { .. } => {
-                let text = "addr_space_cast insn can only be used in a program that has an associated arena";
-                return Err(self.reject(Errno::EINVAL, RejectionKind::Unsupported, text.to_owned()));
-            }
+            Insn::AddrSpaceCast { dst, src, imm } => self.check_addr_space_cast(dst, src, imm)?,
             Insn::MovPercpu { .. } | Insn::TailCall { .. } => return Err(self.undefined_encoding()),
         }
         self.insn = next;
@@ -217,10 +214,11 @@ impl Env<'_> {
             Imm64::MapFd(map) | Imm64::MapIdx(map) => {
                 let map = map.cast_unsigned();
                 let extra = Extra::Map { map, inner: false, uid: 0 };
-                let arena = self.spec.maps.get(map as usize).is_some_and(|m| m.map_type == MapType::Arena);
-                let base = if arena { Base::Arena } else { Base::ConstMap };
-                self.set_reg(d, Reg::pointer(RegType::of(base), extra));
+                self.set_reg(d, Reg::pointer(RegType::of(Base::ConstMap), extra));
             }
+            // The address at which user space has it: a number, which was set above.
+            Imm64::MapValue { fd: map, .. } | Imm64::MapIdxValue { idx: map, .. }
+                if self.arena == Some(map.cast_unsigned()) => {}
             Imm64::MapValue { fd, off } | Imm64::MapIdxValue { idx: fd, off } => {
                 let extra = Extra::Map { map: fd.cast_unsigned(), inner: false, uid: 0 };
                 let mut reg = Reg::pointer(RegType::of(Base::MapValue), extra);

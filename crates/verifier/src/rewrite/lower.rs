@@ -5,6 +5,7 @@
 //! kernel/bpf/verifier.c, 6.18.
 
 use skep_abi::ctx::{CtxAccess, CtxLayout, ctx_layout_for};
+use skep_abi::map_flags::BPF_F_NO_USER_CONV;
 use skep_abi::{AluOp, CallTarget, Imm64, Insn, JmpOp, MapType, Operand, Reg, Size, TailCallImm, Width};
 
 use super::exceptions::Exceptions;
@@ -12,6 +13,8 @@ use super::{Item, RewriteError, RewriteOptions, Target};
 use crate::spec::{MapShape, ProgramSpec};
 use crate::verified::{InsnFacts, InsnIdx, MapArg, MemKind, Need, Poke, Subprog};
 
+/// `imm` of a cast of user space's address into a pointer to the arena.
+const TO_KERNEL: i32 = 1;
 /// `BPF_FUNC_tail_call`.
 const TAIL_CALL: i32 = 12;
 /// `BPF_MAX_LOOPS`: how often one `may_goto` counter lets a call go round.
@@ -112,6 +115,15 @@ impl Lowering<'_> {
             Insn::LdImm64 { dst, imm: Imm64::MapValue { fd, .. } } if self.is_percpu(fd) => {
                 vec![main(insn), plain(Insn::MovPercpu { dst, src: dst })]
             }
+            Insn::AddrSpaceCast { dst, src, imm } if imm == TO_KERNEL || self.keeps_low_half() => {
+                let src = Operand::Reg(src);
+                vec![main(Insn::Alu { width: Width::W32, op: AluOp::Mov, dst, src })]
+            }
+            Insn::Alu { width: Width::W64, op, dst, src } if facts.alu32 => {
+                let facts = InsnFacts { divisor_nonzero: false, divisor_not_minus_one: false, ..facts };
+                let insn = Insn::Alu { width: Width::W32, op, dst, src: narrow_count(op, src) };
+                vec![Out { insn, target, facts }]
+            }
             Insn::Call { target: CallTarget::Kfunc { id, .. } } => match self.object_argument(at, id, &facts)? {
                 Some(argument) => vec![plain(argument), main(insn)],
                 None => vec![main(insn)],
@@ -166,6 +178,12 @@ impl Lowering<'_> {
         self.spec.maps.get(usize::try_from(index).ok()?)
     }
 
+    /// Whether the arena's pointers are the same in user space (`BPF_F_NO_USER_CONV`).
+    fn keeps_low_half(&self) -> bool {
+        let arena = self.spec.maps.iter().find(|map| map.map_type == MapType::Arena);
+        arena.is_some_and(|map| map.flags & BPF_F_NO_USER_CONV != 0)
+    }
+
     fn is_percpu(&self, number: i32) -> bool {
         let map = u32::try_from(number).ok().and_then(|number| self.map(number));
         map.is_some_and(|map| map.map_type == MapType::PercpuArray)
@@ -184,6 +202,14 @@ impl Lowering<'_> {
         let poke = poke.ok_or(RewriteError::TooManyPokes { insn: at })?;
         self.pokes.push(Poke { insn: at, map: number, key });
         Ok(TailCallImm::new(map, false, Some(poke)))
+    }
+}
+
+/// Of a shift by a constant in 32 bits, its low five bits count.
+fn narrow_count(op: AluOp, src: Operand) -> Operand {
+    match (op, src) {
+        (AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, Operand::Imm(count)) => Operand::Imm(count & 31),
+        _ => src,
     }
 }
 

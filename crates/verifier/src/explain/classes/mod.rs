@@ -6,6 +6,7 @@
 //! `{access}`, `{value}`, `{call}`, `{field}` and `{context}`.
 
 mod access;
+mod arena;
 mod arguments;
 mod calls;
 mod flow;
@@ -160,9 +161,12 @@ pub(super) const CHECK_INDEX: &str = "Bound the index before it is used, on the 
 
 /// The rows, in order.
 fn rows() -> impl Iterator<Item = &'static Class> {
-    [access::ROWS, pointers::ROWS, arguments::ROWS, calls::ROWS, flow::ROWS, limits::ROWS, objects::ROWS]
-        .into_iter()
-        .flatten()
+    let arena = arena::ROWS.iter();
+    arena.chain(
+        [access::ROWS, pointers::ROWS, arguments::ROWS, calls::ROWS, flow::ROWS, limits::ROWS, objects::ROWS]
+            .into_iter()
+            .flatten(),
+    )
 }
 
 /// The row of a message, with what its pattern's names stand for.
