@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use skep::{Engine, LoadError, Mode, Object, Skb, Syscall, Xdp};
-use skep_abi::ProgType;
+use skep_abi::{MapType, ProgType};
 use skep_object::ObjectSpec;
+use skep_runtime::map::{Map, MapSpec, Slot};
 use skep_testing::kernel::{self, TestRun};
 use skep_testing::kernel_object::KernelObject;
 use skep_testing::object_verdict::{kernel_verdict, our_verdict};
@@ -134,6 +135,42 @@ fn results_are_the_same_everywhere() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(skep_runtime::object::interpreted_objects(), 0, "objects are leaked");
+}
+
+/// A map that was replaced, and that nobody else holds, while a run has a pointer into its value: the run reads it by its address.
+#[test]
+fn a_value_is_read_after_its_map_was_replaced() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("c/inner.bpf.o");
+    let (file, bytes, spec) = parse(&path);
+    let mut object = Object::from_bytes(&file, &bytes).unwrap();
+    for program in &spec.programs {
+        object.set_autoload(&program.name, program.name == "ok_probe_after_a_while").unwrap();
+    }
+    let words = |words: [u64; 3]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    for mode in [Mode::Interp, Mode::Jit] {
+        let engine = Engine::builder().mode(mode).vcpus(2).build().unwrap();
+        let loaded = engine.load(object.clone()).unwrap();
+        let (outer, signals) = (loaded.raw_map("outer").unwrap(), loaded.raw_map("signals").unwrap());
+        let put_a_new_one = || {
+            let inner = Map::create(&MapSpec::new(MapType::Array, 4, 32, 2), engine.cpus()).unwrap();
+            outer.update_slot(&[0; 4], Slot::Map(inner), 0).unwrap();
+        };
+        put_a_new_one();
+        signals.update(&[0; 4], &words([0, 0, 8 << 20]), 0).unwrap();
+        let program = loaded.program("ok_probe_after_a_while").unwrap();
+        let result = std::thread::scope(|scope| {
+            let run = scope.spawn(|| program.run(&mut Xdp::packet(&packet()).build().unwrap()).unwrap());
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while signals.lookup(&[0; 4], 0).unwrap()[0] == 0 && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            put_a_new_one();
+            put_a_new_one();
+            signals.update(&[0; 4], &words([1, 1, 8 << 20]), 0).unwrap();
+            run.join().unwrap()
+        });
+        assert_eq!(result, 77, "{mode:?}");
+    }
 }
 
 /// Two locks that threads take in both orders: whoever cannot have both goes on without, and nobody is let in beside another.

@@ -15,7 +15,7 @@ use skep_text::CodeAddr;
 use crate::ctx::{CtxParts, PacketRef};
 use crate::engine::EngineState;
 use crate::interp::Interp;
-use crate::map::Access;
+use crate::map::{Access, MapRef};
 use crate::program::ProgInner;
 
 /// Offset of the block in every vCPU's region: the first allocation of a fresh set.
@@ -195,12 +195,16 @@ impl Run {
         unsafe { std::ptr::with_exposed_provenance::<ProgInner>(version as usize).as_ref() }
     }
 
-    /// The access that programs have to these bytes as part of a value of a map: of the program that was entered, whose
-    /// extensions get pointers from it, or of the one that runs.
+    /// The access that programs have to these bytes as part of a value of a map, or of a map inside of one: of the program that
+    /// was entered, whose extensions get pointers from it, or of the one that runs.
     fn in_a_value(&self, address: u64, len: u64) -> impl Iterator<Item = Access> {
         let programs = [Some(self.program()), self.running()];
         let maps = programs.into_iter().flatten().flat_map(ProgInner::maps);
-        maps.filter_map(move |map| map.ops().contains(address, len))
+        let access = move |map: &MapRef| {
+            let ops = map.ops();
+            ops.contains(address, len).or_else(|| ops.contains_inside(address, len))
+        };
+        maps.filter_map(access)
     }
 
     /// Whether a helper may write these bytes for the run: what its context lends it, and values that it may write itself.

@@ -83,6 +83,9 @@ fn create_maps(case: &Case) -> Result<Vec<Map>, String> {
             ..MapCreate::new(decl.map_type, decl.key_size, decl.value_size, decl.max_entries)
         };
         let map = create.create().map_err(|errno| format!("map {}: {errno}", decl.name))?;
+        if decl.map_type.is_map_of_maps() {
+            map.update(&[0; 4], &inner.raw_fd().to_ne_bytes(), 0).map_err(|errno| errno.to_string())?;
+        }
         if let Some(contents) = &decl.contents {
             map.update(&[0; 4], contents, 0).map_err(|errno| errno.to_string())?;
             map.freeze().map_err(|errno| errno.to_string())?;

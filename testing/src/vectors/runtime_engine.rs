@@ -7,7 +7,7 @@ use skep_abi::{AluOp, AttachType, CallTarget, Imm64, Insn, Operand, ProgType, Ra
 use skep_jit::{CpuFeatures, MapAccess, MapLayout};
 use skep_runtime::ctx::{CtxType, Syscall};
 use skep_runtime::kfunc::{Kfunc, kfunc};
-use skep_runtime::map::{Map, MapAccessInfo, MapSpec};
+use skep_runtime::map::{Map, MapAccessInfo, MapSpec, Slot};
 use skep_runtime::test_run::{TestRunAttr, TestRunError};
 use skep_runtime::{Code, EngineState, Program, ProgramParts, StatsOff};
 use skep_sync::{Config, CpuSet};
@@ -177,11 +177,17 @@ impl RuntimeEngine {
         for decl in &case.maps {
             let mut spec =
                 MapSpec::new(decl.map_type, decl.key_size, decl.value_size, decl.max_entries).flags(decl.flags);
+            let mut template = None;
             if decl.map_type.is_map_of_maps() {
                 let inner = MapSpec::new(skep_abi::MapType::Array, 4, 8, 1);
-                spec = spec.inner(Map::create(&inner, &self.cpus).map_err(|errno| errno.to_string())?);
+                let inner = Map::create(&inner, &self.cpus).map_err(|errno| errno.to_string())?;
+                template = Some(inner.clone());
+                spec = spec.inner(inner);
             }
             let map = Map::create(&spec, &self.cpus).map_err(|errno| format!("map {}: {errno}", decl.name))?;
+            if let Some(inner) = template {
+                map.update_slot(&[0; 4], Slot::Map(inner), 0).map_err(|errno| errno.to_string())?;
+            }
             if let Some(contents) = &decl.contents {
                 map.update(&[0; 4], contents, 0).map_err(|errno| errno.to_string())?;
                 map.freeze().map_err(|errno| errno.to_string())?;

@@ -1,7 +1,7 @@
 //! Reads of addresses that nobody has proved.
 //!
 //! In the kernel these read any memory and survive a fault. Here they read what the run may access anyway (its context,
-//! packet, stack and the values of its program's maps) and answer `-EFAULT` for everything else: a program never reads the
+//! packet, stack and the values of its program's maps and of maps inside those) and answer `-EFAULT` for everything else: a program never reads the
 //! memory of the process it is embedded in. Invariant: the destination is zeroed on failure. Kernel counterpart:
 //! `bpf_probe_read_kernel`, kernel/trace/bpf_trace.c, 6.18.
 

@@ -32,7 +32,10 @@ impl Interp<'_> {
 
     /// Whether a helper may read these bytes for the program.
     pub(crate) fn may_read(&self, address: u64, len: u64) -> bool {
+        let inside = |map: &MapRef| map.ops().contains_inside(address, len).is_some_and(|access| access.read);
         self.allowed(address, len, Kind::Read)
+            || self.program.get().maps.iter().any(inside)
+            || self.callers.borrow().iter().any(|caller| caller.maps.iter().any(inside))
     }
 
     fn allowed(&self, address: u64, len: u64, kind: Kind) -> bool {

@@ -1,13 +1,14 @@
 //! `BPF_MAP_TYPE_ARRAY_OF_MAPS` and `BPF_MAP_TYPE_HASH_OF_MAPS`: maps as values.
 //!
 //! A program's lookup gives the inner map's object, so running code reads one word per element; the references that keep
-//! the inner maps alive are beside it, under a lock. Invariant: a published object lives until a grace period after
-//! it was replaced. Inner maps have the shape of the template, for programs were verified against that.
+//! the inner maps alive are beside it, under a lock, which no lookup takes. Invariant: a published object lives, and is known to
+//! be inside, until a grace period after it was replaced. Inner maps have the shape of the template, for programs were verified
+//! against that.
 //! Kernel counterpart: kernel/bpf/map_in_map.c, `array_of_maps_map_ops`, `htab_of_maps_map_ops` (6.18).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use skep_abi::map_flags::{BPF_F_NUMA_NODE, BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG};
 use skep_abi::update_flags::BPF_ANY;
@@ -17,7 +18,7 @@ use skep_sync::CpuSet;
 use super::array::{check_array, index_at, index_of, next_index};
 use super::hash::{self, HashMap, KeyKind};
 use super::object::MapRef;
-use super::ops::{BatchSupport, MapKind, MapOps, Slot, Vcpu};
+use super::ops::{Access, BatchSupport, MapKind, MapOps, Slot, Vcpu};
 use super::region::Region;
 use super::spec::{ACCESS_FLAGS, MapInfo, MapSpec};
 
@@ -38,24 +39,57 @@ pub struct HashOfMaps<K> {
 
 /// What keeps the inner maps alive.
 struct Refs<K> {
-    maps: Mutex<BTreeMap<K, MapRef>>,
+    held: Arc<Mutex<Held<K>>>,
     cpus: CpuSet,
 }
 
-impl<K: Ord> Refs<K> {
+/// Maps that a run may have found.
+struct Held<K> {
+    maps: BTreeMap<K, MapRef>,
+    /// Those that were replaced, until no run is left from before.
+    replaced: BTreeMap<u64, MapRef>,
+    /// How many were replaced ever.
+    count: u64,
+}
+
+fn lock<K>(held: &Mutex<Held<K>>) -> MutexGuard<'_, Held<K>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K: Ord + Send + 'static> Refs<K> {
     fn new(cpus: &CpuSet) -> Refs<K> {
-        Refs { maps: Mutex::new(BTreeMap::new()), cpus: cpus.clone() }
+        let held = Held { maps: BTreeMap::new(), replaced: BTreeMap::new(), count: 0 };
+        Refs { held: Arc::new(Mutex::new(held)), cpus: cpus.clone() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, MapRef>> {
-        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held<K>> {
+        lock(&self.held)
     }
 
     /// Lets go of a map that a run in progress may still use.
-    fn drop_later(&self, map: Option<MapRef>) {
-        if let Some(map) = map {
-            self.cpus.defer(Box::new(move || drop(map)));
+    fn drop_later(&self, held: &mut Held<K>, map: Option<MapRef>) {
+        let Some(map) = map else { return };
+        let number = held.count;
+        held.count += 1;
+        held.replaced.insert(number, map);
+        let shared = Arc::clone(&self.held);
+        self.cpus.defer(Box::new(move || {
+            let map = lock(&shared).replaced.remove(&number);
+            drop(map);
+        }));
+    }
+
+    /// The access to these bytes in a value of a map inside. The map lives until the run that asks has ended.
+    fn contain(&self, addr: u64, len: u64) -> Option<Access> {
+        let held = self.lock();
+        if let Some(access) = held.maps.values().find_map(|map| map.ops().contains(addr, len)) {
+            return Some(access);
         }
+        let found = |map: &MapRef| map.ops().contains(addr, len).map(|access| (map.clone(), access));
+        let (map, access) = held.replaced.values().find_map(found)?;
+        // The run may have begun after the map was replaced, so that nothing else waits for its end.
+        self.cpus.defer(Box::new(move || drop(map)));
+        Some(access)
     }
 }
 
@@ -94,7 +128,7 @@ unsafe impl MapOps for ArrayOfMaps {
 
     fn user_lookup(&self, key: &[u8], out: &mut [u8], _: u64) -> Result<(), Errno> {
         let refs = self.refs.lock();
-        let map = refs.get(&index_of(key)).ok_or(Errno::ENOENT)?;
+        let map = refs.maps.get(&index_of(key)).ok_or(Errno::ENOENT)?;
         out.copy_from_slice(&map.info().id.to_ne_bytes());
         Ok(())
     }
@@ -116,8 +150,8 @@ unsafe impl MapOps for ArrayOfMaps {
         let map = inner_map(value, &self.template)?;
         let mut refs = self.refs.lock();
         slot.store(map.addr(), Ordering::Release);
-        let old = refs.insert(index, map);
-        self.refs.drop_later(old);
+        let old = refs.maps.insert(index, map);
+        self.refs.drop_later(&mut refs, old);
         Ok(())
     }
 
@@ -126,9 +160,9 @@ unsafe impl MapOps for ArrayOfMaps {
         let slot = self.slot(index).ok_or(Errno::E2BIG)?;
         let mut refs = self.refs.lock();
         slot.store(0, Ordering::Release);
-        let old = refs.remove(&index);
+        let old = refs.maps.remove(&index);
         let was_there = old.is_some();
-        self.refs.drop_later(old);
+        self.refs.drop_later(&mut refs, old);
         if was_there { Ok(()) } else { Err(Errno::ENOENT) }
     }
 
@@ -138,6 +172,10 @@ unsafe impl MapOps for ArrayOfMaps {
 
     fn batch_support(&self) -> BatchSupport {
         BatchSupport { lookup: true, update: true, ..BatchSupport::default() }
+    }
+
+    fn contains_inside(&self, addr: u64, len: u64) -> Option<Access> {
+        self.refs.contain(addr, len)
     }
 
     fn memory(&self) -> u64 {
@@ -175,7 +213,7 @@ unsafe impl<K: KeyKind> MapOps for HashOfMaps<K> {
 
     fn user_lookup(&self, key: &[u8], out: &mut [u8], _: u64) -> Result<(), Errno> {
         let refs = self.refs.lock();
-        let map = refs.get(key).ok_or(Errno::ENOENT)?;
+        let map = refs.maps.get(key).ok_or(Errno::ENOENT)?;
         out.copy_from_slice(&map.info().id.to_ne_bytes());
         Ok(())
     }
@@ -184,8 +222,8 @@ unsafe impl<K: KeyKind> MapOps for HashOfMaps<K> {
         let map = inner_map(value, &self.template)?;
         let mut refs = self.refs.lock();
         self.objects.user_update(key, &map.addr().to_ne_bytes(), flags)?;
-        let old = refs.insert(key.to_vec(), map);
-        self.refs.drop_later(old);
+        let old = refs.maps.insert(key.to_vec(), map);
+        self.refs.drop_later(&mut refs, old);
         Ok(())
     }
 
@@ -196,8 +234,8 @@ unsafe impl<K: KeyKind> MapOps for HashOfMaps<K> {
     fn user_delete(&self, key: &[u8]) -> Result<(), Errno> {
         let mut refs = self.refs.lock();
         self.objects.user_delete(key)?;
-        let old = refs.remove(key);
-        self.refs.drop_later(old);
+        let old = refs.maps.remove(key);
+        self.refs.drop_later(&mut refs, old);
         Ok(())
     }
 
@@ -207,6 +245,10 @@ unsafe impl<K: KeyKind> MapOps for HashOfMaps<K> {
 
     fn batch_support(&self) -> BatchSupport {
         BatchSupport { lookup: true, delete: true, ..BatchSupport::default() }
+    }
+
+    fn contains_inside(&self, addr: u64, len: u64) -> Option<Access> {
+        self.refs.contain(addr, len)
     }
 
     fn memory(&self) -> u64 {

@@ -334,6 +334,13 @@ pub unsafe trait MapOps: Any + Send + Sync {
         None
     }
 
+    /// The same for a value of one of the maps that are inside this one, or were when a run began that has not ended. This is not
+    /// for the way that every access goes: it may wait for whoever changes what is inside.
+    fn contains_inside(&self, addr: u64, len: u64) -> Option<Access> {
+        let _ = (addr, len);
+        None
+    }
+
     /// The last user handle is gone; programs may still use the map (`map_release_uref`).
     fn release_user(&self) {}
 }
