@@ -10,7 +10,7 @@ use skep_btf::TypeId;
 use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use skep_object::{MapSpec, ObjectSpec, ProgramSpec, SlotTarget};
 
-use crate::kernel::{self, BtfFd, LoadFailure, Loaded, Map, MapCreate, Prog, ProgLoad};
+use crate::kernel::{self, BtfFd, LoadFailure, Loaded, Map, MapCreate, Prog, ProgLoad, possible_cpus};
 use crate::kernel_btf;
 
 const LD_IMM64: u8 = 0x18;
@@ -211,6 +211,8 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
         None => None,
     };
     let read_only = map.kind.is_read_only();
+    let entries = u32::try_from(possible_cpus()).ok().and_then(|cpus| entries(map, cpus));
+    let entries = entries.ok_or_else(|| failed(map, "create", Errno::E2BIG))?;
     let mut create = MapCreate {
         flags: map.map_flags | if read_only { RDONLY_PROG } else { 0 },
         name: &map.kernel_name,
@@ -218,7 +220,7 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
         btf: types(map, btf),
         numa_node: 0,
         map_extra: map.map_extra,
-        ..MapCreate::new(map_type(map.map_type)?, map.key_size, map.value_size, map.max_entries)
+        ..MapCreate::new(map_type(map.map_type)?, map.key_size, map.value_size, entries)
     };
     let created = create.create().or_else(|_| {
         // Some map types take no types, and some values have types that the kernel does not take.
@@ -233,6 +235,27 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
         }
     }
     Ok(created)
+}
+
+/// The entries to create it with. A size that the application is to set does not matter to a verdict: veristat makes it 1, too.
+fn entries(map: &MapSpec, cpus: u32) -> Option<u32> {
+    use MapType as M;
+    match MapType::from_u32(map.map_type) {
+        // As many as there are owners, and created with none.
+        Some(
+            M::SkStorage
+            | M::InodeStorage
+            | M::TaskStorage
+            | M::CgrpStorage
+            | M::CgroupStorage
+            | M::PercpuCgroupStorage
+            | M::StructOps,
+        ) => Some(map.max_entries),
+        _ => match map.entries(cpus)? {
+            0 => MapSpec { max_entries: 1, ..map.clone() }.entries(cpus),
+            entries => Some(entries),
+        },
+    }
 }
 
 fn types(map: &MapSpec, btf: Option<&BtfFd>) -> Option<(RawFd, u32, u32)> {

@@ -68,6 +68,20 @@ fn verdicts_are_the_kernels() {
     assert!(accepted >= 53 && refused >= 206, "{accepted} accepted, {refused} refused");
 }
 
+#[test]
+fn a_size_that_the_application_sets_later_does_not_keep_the_kernel_from_answering() {
+    if !kernel::require("a size that the application sets later") {
+        return;
+    }
+    let (_, _, mut spec) = parse(&Path::new(env!("CARGO_MANIFEST_DIR")).join("c/exceptions.bpf.o"));
+    for map in &mut spec.maps {
+        map.max_entries = 0;
+    }
+    let index = spec.programs.iter().position(|program| program.name.starts_with("ok_")).unwrap();
+    let (verdict, _) = kernel_verdict(&KernelObject::create(&spec).unwrap(), index, 0).unwrap();
+    assert!(verdict.is_accepted(), "{}", verdict.message());
+}
+
 /// The program's result in a fresh engine; `None` if it is accepted and cannot be run, or not over a packet.
 fn run(object: &Object, program: &str, mode: Mode) -> Option<u32> {
     let mut object = object.clone();

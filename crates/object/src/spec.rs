@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
-use skep_abi::RawInsn;
+use skep_abi::{MapType, RawInsn};
 use skep_btf::{Btf, CoreRelo, FuncInfo, LineInfo, Linkage, TypeId};
 
 use crate::sec::Sec;
 
 /// `src` of an `ld_imm64` whose `imm` is an index into [`ObjectSpec::maps`].
 pub const PSEUDO_MAP_FD: u8 = 1;
+/// The page size that ring buffers are rounded to, whatever the machine's is.
+const PAGE: u32 = 4096;
 /// `imm` of a [`PSEUDO_MAP_FD`] that no relocation gave a map: no index is negative.
 pub const NO_MAP: i32 = -1;
 /// `src` of an `ld_imm64` whose `imm` is an index into [`ObjectSpec::maps`] and whose second `imm` is an offset into the
@@ -184,6 +186,19 @@ pub struct MapSpec {
 }
 
 impl MapSpec {
+    /// The entries that it is created with where there are `cpus` CPUs, adjusted as libbpf does: a ring buffer has a power of
+    /// two of whole pages, a perf event array that names no size one entry per CPU. `None` for a ring buffer too large for that.
+    #[must_use]
+    pub fn entries(&self, cpus: u32) -> Option<u32> {
+        match MapType::from_u32(self.map_type) {
+            Some(MapType::Ringbuf | MapType::UserRingbuf) if self.max_entries > 0 => {
+                self.max_entries.max(PAGE).checked_next_power_of_two()
+            }
+            Some(MapType::PerfEventArray) if self.max_entries == 0 => Some(cpus),
+            _ => Some(self.max_entries),
+        }
+    }
+
     /// Bytes of the initial value; 0 for a map of `.maps`.
     #[must_use]
     pub fn image_len(&self) -> usize {

@@ -15,9 +15,6 @@ use skep_verifier::RecordField;
 use crate::object::Object;
 use crate::verify::Shapes;
 
-/// The page size that ring buffers are rounded to, whatever the machine's is.
-const PAGE: u32 = 4096;
-
 /// A map that cannot be created or filled.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("map '{map}': cannot {what}: {errno}")]
@@ -158,7 +155,7 @@ fn runtime_spec(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &
         map_type: Some(map_type),
         key_size: spec.key_size,
         value_size: spec.value_size,
-        max_entries: entries(map_type, spec.max_entries, cpus)?,
+        max_entries: u32::try_from(cpus.n_possible()).ok().and_then(|cpus| spec.entries(cpus)).ok_or(Errno::E2BIG)?,
         flags: map_flags | read_only,
         map_extra: spec.map_extra,
         inner,
@@ -170,17 +167,6 @@ fn runtime_spec(object: &Object, spec: &MapSpec, record: &[RecordField], cpus: &
         }),
         shared: false,
     })
-}
-
-/// As libbpf adjusts it: ring buffers to a power of two of whole pages, perf arrays without a size to one per CPU.
-fn entries(map_type: MapType, entries: u32, cpus: &CpuSet) -> Result<u32, Errno> {
-    match map_type {
-        MapType::Ringbuf | MapType::UserRingbuf if entries > 0 => {
-            entries.max(PAGE).checked_next_power_of_two().ok_or(Errno::E2BIG)
-        }
-        MapType::PerfEventArray if entries == 0 => u32::try_from(cpus.n_possible()).map_err(|_| Errno::E2BIG),
-        _ => Ok(entries),
-    }
 }
 
 pub(crate) fn special(field: &RecordField) -> Option<SpecialField> {

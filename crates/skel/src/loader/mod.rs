@@ -9,7 +9,7 @@ mod attr;
 mod code;
 mod programs;
 
-use skep_abi::{MapType, RawInsn, update_flags};
+use skep_abi::{RawInsn, update_flags};
 use skep_btf::{Btf, Rules};
 use skep_object::{MapKind, MapSpec, ObjectSpec, SlotTarget};
 
@@ -19,8 +19,6 @@ use crate::error::{Error, Result};
 
 /// `BPF_F_RDONLY_PROG`.
 const RDONLY_PROG: u32 = 1 << 7;
-/// The page size that ring buffers are rounded to.
-const PAGE: u32 = 4096;
 /// Entries of a perf event array that names none: as many CPUs as Linux can have on x86-64. A loader cannot ask how many
 /// there are.
 const PERF_ENTRIES: u32 = 8192;
@@ -288,13 +286,7 @@ fn field(desc: u32, member: u32) -> Result<i16> {
 }
 
 fn map_attr(spec: &MapSpec) -> Attr {
-    let entries = match MapType::from_u32(spec.map_type) {
-        Some(MapType::Ringbuf | MapType::UserRingbuf) if spec.max_entries > 0 => {
-            spec.max_entries.max(PAGE).checked_next_power_of_two().unwrap_or(spec.max_entries)
-        }
-        Some(MapType::PerfEventArray) if spec.max_entries == 0 => PERF_ENTRIES,
-        _ => spec.max_entries,
-    };
+    let entries = spec.entries(PERF_ENTRIES).unwrap_or(spec.max_entries);
     let read_only = if spec.kind.is_read_only() { RDONLY_PROG } else { 0 };
     let mut attr = Attr::new(map::LEN);
     for (at, word) in [
