@@ -94,6 +94,8 @@ KFUNC int bpf_list_push_back_impl(struct bpf_list_head *head, struct bpf_list_no
 KFUNC struct bpf_list_node *bpf_list_pop_front(struct bpf_list_head *head);
 KFUNC struct bpf_list_node *bpf_list_pop_back(struct bpf_list_head *head);
 KFUNC struct bpf_list_node *bpf_list_front(struct bpf_list_head *head);
+KFUNC void *bpf_percpu_obj_new_impl(__u64 type, void *meta);
+KFUNC void bpf_percpu_obj_drop_impl(void *object, void *meta);
 KFUNC int bpf_rbtree_add_impl(struct bpf_rb_root *root, struct bpf_rb_node *node,
 			      _Bool (*less)(struct bpf_rb_node *, const struct bpf_rb_node *), void *meta, __u64 offset);
 KFUNC struct bpf_rb_node *bpf_rbtree_first(struct bpf_rb_root *root);

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use skep_abi::ctx::CtxLayout;
 use skep_abi::helper::HelperProto;
+use skep_abi::map_flags;
 use skep_abi::{AttachType, MapType, ProgType, RawInsn};
 use skep_btf::{Btf, FuncInfo, LineInfo, TypeId};
 
@@ -185,6 +186,13 @@ impl MapShape<'_> {
             (MapType::Arena, start) => start,
             _ => 0,
         }
+    }
+
+    /// `BPF_F_*` for what programs may do with values; the kernel makes the values of device maps read-only for them.
+    #[must_use]
+    pub fn prog_flags(&self) -> u32 {
+        let devices = matches!(self.map_type, MapType::Devmap | MapType::DevmapHash);
+        self.flags | if devices { map_flags::BPF_F_RDONLY_PROG } else { 0 }
     }
 
     /// The special field of this kind, if the value has one.

@@ -9,7 +9,7 @@ use crate::check::Access;
 use crate::check::arg::CallMeta;
 use crate::check::stack::place;
 use crate::env::{Check, Env, reject};
-use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
+use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType};
 use crate::state::stack::{ByteKind, SLOT, Slot};
 
 /// Slots of a dynptr.
@@ -91,13 +91,7 @@ impl Env<'_> {
             self.note(&text);
             return Err(reject!(self, EINVAL, "Dynptr has to be an uninitialized dynptr"));
         };
-        let frame = reg.frame();
-        let overlaps =
-            |i: usize| self.cur.frames[frame].stack.get(i).is_some_and(|s| s.bytes[SLOT - 1] == ByteKind::Dynptr);
-        if overlaps(slot) || overlaps(slot - 1) {
-            self.destroy_dynptr_at(frame, slot)?;
-            self.destroy_dynptr_at(frame, slot - 1)?;
-        }
+        // The store takes away what lies there.
         let Some(r) = skep_abi::Reg::new(n) else { return Ok(()) };
         for i in 0..2 {
             self.check_mem(r, i * 8, 8, Access::Write, None, false)?;
@@ -115,6 +109,7 @@ impl Env<'_> {
             reg: Reg { id, ref_obj_id, ..Reg::pointer(RegType::of(Base::Dynptr), Extra::Dynptr { kind, first }) },
             bytes: [ByteKind::Dynptr; SLOT],
         };
+        let frame = reg.frame();
         let stack = self.cur.frame_at_mut(frame);
         stack.stack[slot] = make(true);
         stack.stack[slot - 1] = make(false);
@@ -178,10 +173,8 @@ impl Env<'_> {
         self.forget_dynptr(frame, main);
         let dead = self.unknown();
         self.cur.for_each_reg(
-            // A slice of a packet is as good as the packet, whatever becomes of the dynptr that it was taken from.
-            |r| {
-                r.ty.without(flags::MAYBE_NULL) == RegType::of(Base::Mem) && r.dynptr_id != 0 && r.dynptr_id == owned.id
-            },
+            // A slice by a kernel function is as good as the packet or memory that it is of, whatever becomes of the dynptr.
+            |r| matches!(r.extra, Extra::MemSize(_)) && r.dynptr_id != 0 && r.dynptr_id == owned.id,
             |r| *r = dead,
         );
         Ok(())

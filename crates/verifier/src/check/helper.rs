@@ -267,7 +267,7 @@ impl Env<'_> {
         if inlined && let Some(shape) = self.map_of(&map) {
             use skep_abi::flags::map_flags::BPF_F_RDONLY_PROG;
             let writes = matches!(meta.id, MAP_UPDATE | MAP_DELETE | MAP_PUSH | MAP_POP);
-            if writes && shape.flags & BPF_F_RDONLY_PROG != 0 {
+            if writes && shape.prog_flags() & BPF_F_RDONLY_PROG != 0 {
                 return Err(reject!(self, EACCES, "write into map forbidden"));
             }
         }
@@ -331,7 +331,7 @@ impl Env<'_> {
                 let Some(map) = meta.map else {
                     return Err(crate::env::internal!(self, "value of no map"));
                 };
-                let known = id == MAP_LOOKUP && meta.key_in_range && self.options.profile.known_keys;
+                let known = meta.key_in_range && self.options.profile.known_keys;
                 let null = if known { 0 } else { null };
                 let mut reg = Reg::pointer(RegType::of(Base::MapValue).with(null), map.extra);
                 if null == 0 && self.map_of(&map).is_some_and(crate::spec::MapShape::has_lock) {

@@ -172,7 +172,6 @@ impl Env<'_> {
     fn check_sections(&mut self, proto: &KfuncProto) -> Check {
         let name = proto.name;
         let sleeps = proto.has(kf::SLEEPABLE);
-        let in_tree_callback = self.in_tree_callback();
         match name {
             "bpf_rcu_read_lock" => self.cur.res_mut().rcu += 1,
             "bpf_rcu_read_unlock" => {
@@ -191,10 +190,6 @@ impl Env<'_> {
                 return Err(reject!(self, EACCES, "kernel func {name} is sleepable within rcu_read_lock region"));
             }
             _ => {}
-        }
-        if in_tree_callback && matches!(name, "bpf_rcu_read_lock" | "bpf_rcu_read_unlock") {
-            let text = "Calling bpf_rcu_read_{lock,unlock} in unnecessary rbtree callback";
-            return Err(reject!(self, EACCES, "{text}"));
         }
         match name {
             "bpf_preempt_disable" => self.cur.res_mut().preempt += 1,

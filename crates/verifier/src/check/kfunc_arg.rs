@@ -9,7 +9,7 @@ use skep_abi::kfunc::{KERNEL_TYPES, KfuncArg, KfuncProto, NewDynptr, flags as kf
 
 use crate::check::Access;
 use crate::check::arg::{CallMeta, may_have_offset};
-use crate::env::{Check, Env, reject};
+use crate::env::{Check, Env, Reject, reject};
 use crate::print::type_name;
 use crate::spec::{FieldKind, RecordField};
 use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
@@ -85,9 +85,9 @@ impl Env<'_> {
                 KfuncArg::MemSized => self.reg(n + 1).is_null(),
                 _ => false,
             };
-            if (reg.is_null() || reg.ty.maybe_null()) && !nullable {
-                let text = "Possibly NULL pointer passed to trusted";
-                return Err(reject!(self, EACCES, "{text} arg{}", n - 1));
+            let may_be_null = (reg.is_null() || reg.ty.maybe_null()) && !nullable;
+            if may_be_null && meta.proto.has(kf::TRUSTED | kf::RELEASE | kf::RCU) {
+                return Err(self.possibly_null(n));
             }
             if reg.is_pointer() && reg.ref_obj_id != 0 {
                 meta.ref_obj_id = reg.ref_obj_id;
@@ -103,6 +103,10 @@ impl Env<'_> {
             }
             self.check_kfunc_offset(n, &reg, *arg, meta)?;
             self.check_kfunc_pointer(n, &reg, *arg, meta)?;
+            if may_be_null {
+                // The kernel lets memory pass that may be null, and the function finds out.
+                return Err(self.possibly_null(n));
+            }
         }
         if meta.proto.has(kf::RELEASE) && meta.release.is_none() {
             let name = meta.proto.name;
@@ -110,6 +114,10 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "{text}"));
         }
         Ok(())
+    }
+
+    fn possibly_null(&mut self, n: u8) -> Box<Reject> {
+        reject!(self, EACCES, "Possibly NULL pointer passed to trusted arg{}", n - 1)
     }
 
     fn check_kfunc_scalar(&mut self, n: u8, constant: bool, meta: &mut KfuncMeta) -> Check {
@@ -133,7 +141,7 @@ impl Env<'_> {
             return self.check_released(reg, n);
         }
         match reg.base() {
-            Base::BtfId => {
+            Base::BtfId if !reg.ty.maybe_null() => {
                 let fixed = Reg { off: reg.off.min(0), ..*reg };
                 self.check_unmodified(&fixed, n)
             }
@@ -175,8 +183,8 @@ impl Env<'_> {
             KfuncArg::IrqFlag => self.check_irq_flag(n, meta)?,
             KfuncArg::Workqueue => self.check_workqueue(n, meta)?,
             KfuncArg::Object(name) => self.check_kernel_object(n, name, meta)?,
-            KfuncArg::Mem(size, _) => {
-                self.refuse_object_as_memory(n, reg, meta)?;
+            KfuncArg::Mem(size, pointee) => {
+                self.refuse_object_as_memory(n, reg, meta, pointee)?;
                 self.check_memory_arg(n, reg, size, true)?;
             }
             KfuncArg::MemSized | KfuncArg::MemSizedOrNull => self.check_sized_memory(n, reg, arg, meta)?,
@@ -197,16 +205,16 @@ impl Env<'_> {
     }
 
     /// An object is no plain memory, whatever it is made of.
-    fn refuse_object_as_memory(&mut self, n: u8, reg: &Reg, meta: &KfuncMeta) -> Check {
+    fn refuse_object_as_memory(&mut self, n: u8, reg: &Reg, meta: &KfuncMeta, pointee: &str) -> Check {
         if reg.base() != Base::BtfId && !reg.ty.is_sock() {
             return Ok(());
         }
         let name = meta.proto.name;
-        Err(reject!(self, EINVAL, "kernel function {name} args#{} takes memory, and R{n} points to an object", n - 1))
+        Err(reject!(self, EINVAL, "kernel function {name} args#{} pointer type {pointee} is not supported", n - 1))
     }
 
     fn check_sized_memory(&mut self, n: u8, reg: &Reg, arg: KfuncArg, meta: &mut KfuncMeta) -> Check {
-        self.refuse_object_as_memory(n, reg, meta)?;
+        self.refuse_object_as_memory(n, reg, meta, "UNKNOWN ")?;
         if reg.base() == Base::Stack {
             meta.buffer_frame = u8::try_from(reg.frame()).unwrap_or(u8::MAX);
         }

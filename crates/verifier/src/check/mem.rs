@@ -327,7 +327,7 @@ impl Env<'_> {
             Access::Write => (map_flags::BPF_F_RDONLY_PROG, "write into"),
             Access::Read => (map_flags::BPF_F_WRONLY_PROG, "read from"),
         };
-        if shape.flags & forbidden != 0 {
+        if shape.prog_flags() & forbidden != 0 {
             let vs = shape.value_size;
             return Err(reject!(self, EACCES, "{verb} map forbidden, value_size={vs} off={off} size={size}"));
         }

@@ -58,7 +58,7 @@ fn widen(state: &mut State, reg: &Reg, open: bool) {
     }
     let max = reg.bounds.u64.max;
     let off = u64::from(reg.off.unsigned_abs());
-    if max > MAX_PACKET_OFF || max + off > MAX_PACKET_OFF {
+    if max.saturating_add(off) > MAX_PACKET_OFF {
         return;
     }
     let range = reg.off + i32::from(open || mutant::active(Mutant::LongPacket));

@@ -42,10 +42,10 @@ pub(super) const ROWS: &[Class] = &[
     ),
     row(
         C::Argument,
-        S::Reg,
-        "kernel function {name} args#{arg} takes memory, and R{reg} points to an object",
+        S::None,
+        "kernel function {name} args#{arg} pointer type {type} is not supported",
         "memory is expected",
-        "r{reg} is {value}.",
+        "Argument {arg} (from 0) of {call} is memory, and an object is passed.",
         OWN_MEMORY,
     ),
     row(
