@@ -228,6 +228,10 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
         create.create()
     });
     let created = created.map_err(|errno| failed(map, "create", errno))?;
+    if map.map_type == MapType::Arena as u32 && (map.map_extra == 0 || !map.arena_globals().is_empty()) {
+        let mapped = created.fill_arena(map.max_entries, map.map_extra, map.arena_globals());
+        mapped.map_err(|errno| failed(map, "mmap", errno))?;
+    }
     if let Some(image) = map.initial_value() {
         created.fill(&image).map_err(|errno| failed(map, "initial value", errno))?;
         if read_only {

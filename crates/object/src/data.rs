@@ -17,6 +17,11 @@ use crate::maps::{blank, kernel_name};
 use crate::spec::{MapKind, MapSpec, VariableSpec};
 use crate::types::{KCONFIG, MAX_DATA};
 
+/// The section of global variables of an arena.
+const ARENA_GLOBALS: &str = ".addr_space.1";
+/// Bytes of a page of an arena.
+pub(crate) const ARENA_PAGE: u64 = 4096;
+
 /// The maps of data sections appended to `maps`.
 #[derive(Debug, Default)]
 pub(crate) struct DataMaps {
@@ -31,6 +36,15 @@ pub(crate) struct DataMaps {
 pub(crate) fn parse(elf: &Elf<'_>, btf: Option<&Btf>, object: &str, maps: &mut Vec<MapSpec>) -> Result<DataMaps> {
     let mut out = DataMaps::default();
     for (index, section) in elf.sections.iter().enumerate().filter(|(_, s)| s.size > 0) {
+        if section.name == ARENA_GLOBALS {
+            let (at, size) = arena_globals(section, maps)?;
+            match btf.and_then(|btf| btf.data_sec(section.name).map(|(id, _)| (btf, id))) {
+                Some((btf, sec)) => btf_variables(btf, sec, at, size, &mut out.variables)?,
+                None => symbol_variables(elf, index, at, size, &mut out.variables),
+            }
+            out.by_section.insert(index, at);
+            continue;
+        }
         let Some(kind) = section_kind(section) else { continue };
         let size = match u32::try_from(section.size) {
             Ok(size) if section.size <= MAX_DATA => size,
@@ -67,6 +81,25 @@ pub(crate) fn parse(elf: &Elf<'_>, btf: Option<&Btf>, object: &str, maps: &mut V
         maps.push(map);
     }
     Ok(out)
+}
+
+/// Puts the global variables of the arena into its map: where that is among the maps, and the bytes that they take.
+fn arena_globals(section: &Section<'_>, maps: &mut [MapSpec]) -> Result<(usize, u32)> {
+    let bad = |why: String| Error::Section { section: escaped(section.name), offset: 0, why };
+    if section.kind != elf::SHT_PROGBITS || section.is_exec {
+        return Err(bad("it is no section of data".into()));
+    }
+    let found = maps.iter_mut().enumerate().find(|(_, map)| map.map_type == MapType::Arena as u32);
+    let (at, map) =
+        found.ok_or_else(|| bad("global variables of an arena, and no arena is defined in .maps".into()))?;
+    let room = u64::from(map.max_entries).saturating_mul(ARENA_PAGE);
+    match u32::try_from(section.size) {
+        Ok(size) if section.size <= room => {
+            map.image = section.data.to_vec();
+            Ok((at, size))
+        }
+        _ => Err(bad(format!("{} bytes of global variables, the arena has {room}", section.size))),
+    }
 }
 
 fn section_kind(section: &Section<'_>) -> Option<MapKind> {

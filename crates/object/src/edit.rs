@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use skep_btf::{Btf, Rules, TypeData, TypeId};
 
+use crate::data::ARENA_PAGE;
 use crate::error::{Error, Result, escaped};
 use crate::spec::{ExternKind, MapKind, MapSpec, ObjectSpec, ProgramSpec, VariableSpec};
 use crate::types::{KCONFIG, MAX_DATA};
@@ -93,7 +94,9 @@ impl ObjectSpec {
 
     fn write_image(&mut self, map: usize, offset: usize, bytes: &[u8]) -> Result<()> {
         let map = self.maps.get_mut(map).ok_or(Error::Internal("a variable's map is missing"))?;
-        map.image.resize(map.value_size as usize, 0);
+        if map.kind.is_internal() {
+            map.image.resize(map.value_size as usize, 0);
+        }
         let end = offset.saturating_add(bytes.len());
         let place = map.image.get_mut(offset..end).ok_or(Error::Internal("a variable lies outside its map"))?;
         place.copy_from_slice(bytes);
@@ -106,6 +109,10 @@ impl ObjectSpec {
         let map = self.maps.get_mut(index).ok_or(Error::Internal("a map is missing"))?;
         if map.kind.is_internal() {
             return Err(mismatch("map", name, "a data section has one entry"));
+        }
+        let globals = map.arena_globals().len() as u64;
+        if globals > u64::from(max_entries).saturating_mul(ARENA_PAGE) {
+            return Err(mismatch("map", name, format!("its global variables take {globals} bytes")));
         }
         map.max_entries = max_entries;
         Ok(())

@@ -59,7 +59,6 @@ fn refuse_unsupported(elf: &Elf<'_>) -> Result<()> {
     for section in elf.sections.iter().filter(|s| s.size > 0) {
         let why = match section.name {
             ".struct_ops" | ".struct_ops.link" => "struct_ops maps replace functions of a running kernel",
-            ".addr_space.1" => "global variables of an arena need a kernel's address space",
             _ => continue,
         };
         return Err(Error::Unsupported { section: escaped(section.name), why: why.into() });

@@ -179,7 +179,8 @@ pub struct MapSpec {
     pub inner: Option<Box<MapSpec>>,
     /// What a map of maps or a prog array holds from the start, in order of slot.
     pub initial_slots: Vec<InitialSlot>,
-    /// Initial value of an internal map, `value_size` bytes; empty for one that is all zero and for `.maps`.
+    /// Initial value of an internal map, `value_size` bytes, and empty for one that is all zero; the global variables of an
+    /// arena; empty for other maps of `.maps`.
     pub image: Vec<u8>,
     /// Whether to create it with the object.
     pub autocreate: bool,
@@ -203,6 +204,12 @@ impl MapSpec {
     #[must_use]
     pub fn image_len(&self) -> usize {
         if self.kind.is_internal() { self.value_size as usize } else { 0 }
+    }
+
+    /// The global variables that an arena begins with; empty for other maps.
+    #[must_use]
+    pub fn arena_globals(&self) -> &[u8] {
+        if self.kind.is_internal() { &[] } else { &self.image }
     }
 
     /// The initial value of an internal map, of `value_size` bytes; `None` for a map of `.maps`.

@@ -236,14 +236,22 @@ fn legacy_maps_are_refused_with_a_way_out() {
 }
 
 #[test]
-fn struct_ops_and_arenas_are_refused_with_a_sentence() {
-    for name in [".struct_ops", ".struct_ops.link", ".addr_space.1"] {
+fn struct_ops_are_refused_with_a_sentence() {
+    for name in [".struct_ops", ".struct_ops.link"] {
         let mut elf = Elf::new();
         elf.program("xdp", "prog", &RETURN_0);
         elf.section(name, PROGBITS, 3, &[0; 8]);
         let error = parse(&elf.build(), "x").unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     }
+}
+
+#[test]
+fn globals_of_an_arena_need_an_arena() {
+    let mut elf = Elf::new();
+    elf.program("xdp", "prog", &RETURN_0);
+    elf.section(".addr_space.1", PROGBITS, 3, &[0; 8]);
+    refused(&elf.build(), &["section .addr_space.1", "no arena is defined"]);
 }
 
 #[test]

@@ -63,6 +63,12 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// Nothing but a process that maps the arena can give its variables their values.
+    #[error("map '{map}' cannot be in a light skeleton: it is an arena with global variables")]
+    LoaderArena {
+        /// The arena.
+        map: String,
+    },
     /// An instruction refers to no map.
     #[error("an instruction refers to a map that the object does not have")]
     LoaderMap,

@@ -64,6 +64,7 @@ pub use skep_runtime::ctx::{Context, CtxType, Redirect};
 pub use skep_runtime::ctx::{RawTp, SkBuff, Skb, Syscall, UserContext, UserLayout, Xdp, XdpAction, XdpBuff};
 pub use skep_runtime::helper::{Arg, Args, UserHelper};
 pub use skep_runtime::map::Map as RawMap;
+pub use skep_runtime::map::arena::Arena;
 pub use skep_runtime::syscall::UserMemory;
 pub use skep_runtime::test_run::{
     Output, SkbOutput, TestInput, TestOptions, TestRunAttr, TestRunError, TestRunResult, User, XdpOutput,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use skep_abi::{Errno, MapType, map_flags, update_flags};
 use skep_object::{MapKind, MapSpec, SlotTarget};
+use skep_runtime::map::arena::Arena;
 use skep_runtime::map::{self, FieldKind, Map, MapBtf, Record, SpecialField};
 use skep_sync::CpuSet;
 use skep_verifier::RecordField;
@@ -128,6 +129,9 @@ fn create_one(
     let mut wanted = runtime_spec(object, spec, record, cpus).map_err(|errno| failed("be created", errno))?;
     wanted.shared = share;
     let map = Map::create(&wanted, cpus).map_err(|errno| failed("be created", errno))?;
+    if let Some(arena) = map.downcast::<Arena>().filter(|_| !spec.arena_globals().is_empty()) {
+        arena.write(0, spec.arena_globals()).map_err(|errno| failed("be filled", errno))?;
+    }
     if let Some(image) = spec.initial_value() {
         let flags = if spec.kind == MapKind::PerCpu { update_flags::BPF_F_ALL_CPUS } else { update_flags::BPF_ANY };
         map.update(&[0; 4], &image, flags).map_err(|errno| failed("be filled", errno))?;

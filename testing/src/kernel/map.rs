@@ -285,6 +285,29 @@ impl Map {
         }
     }
 
+    /// Maps an arena into this process, at the address that it was made for or anywhere, for as long as it takes to copy what it
+    /// begins with: the kernel then takes that for its address.
+    ///
+    /// # Errors
+    /// The errno of mmap(2).
+    pub fn fill_arena(&self, pages: u32, at: u64, globals: &[u8]) -> Result<(), Errno> {
+        let len = pages as usize * 4096;
+        let fixed = if at == 0 { 0 } else { libc::MAP_FIXED_NOREPLACE };
+        let wanted = std::ptr::with_exposed_provenance_mut(usize::try_from(at).map_err(|_| Errno::EINVAL)?);
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh mapping, where nothing else is.
+        let start = unsafe { libc::mmap(wanted, len, access, libc::MAP_SHARED | fixed, self.fd.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)));
+        }
+        // SAFETY: the mapping is that long, and nobody else knows it.
+        unsafe { std::ptr::copy_nonoverlapping(globals.as_ptr(), start.cast(), globals.len().min(len)) };
+        // SAFETY: the mapping that was just made.
+        let unmapped = unsafe { libc::munmap(start, len) };
+        assert_eq!(unmapped, 0, "a mapping of ours can be unmapped");
+        Ok(())
+    }
+
     /// BPF_MAP_FREEZE.
     ///
     /// # Errors

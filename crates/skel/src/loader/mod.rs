@@ -58,6 +58,9 @@ impl LoaderProgram {
 /// The object has something that only libbpf at load time can supply: a program whose section names no type, a `freplace`
 /// program (its target is a descriptor), a kernel variable without a type, or a configuration value that nobody set.
 pub fn loader(object: &ObjectSpec) -> Result<LoaderProgram> {
+    if let Some(map) = object.maps.iter().find(|map| !map.arena_globals().is_empty()) {
+        return Err(Error::LoaderArena { map: map.name.clone() });
+    }
     let slots = Slots::of(object)?;
     let mut loader =
         Loader { object, types: kernel_types(object)?, has_types: false, code: Code::new(slots.count)?, slots };
