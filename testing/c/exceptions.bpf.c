@@ -245,6 +245,22 @@ int bad_handler_is_called(struct __sk_buff *skb)
 	return handler(skb->len);
 }
 
+/* What it gives is what the program gives. */
+SEC("cgroup_skb/ingress")
+handles_exceptions(handler)
+int bad_handler_gives_no_result_of_this_program_type(struct __sk_buff *skb)
+{
+	bpf_throw(0);
+	return 0;
+}
+
+SEC("tc")
+handles_exceptions(handler) handles_exceptions(throwing_handler)
+int bad_two_handlers(struct __sk_buff *skb)
+{
+	return 0;
+}
+
 SEC("cgroup_skb/ingress")
 int bad_cookie_is_no_result_of_this_program_type(struct __sk_buff *skb)
 {

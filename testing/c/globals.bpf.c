@@ -109,6 +109,14 @@ global void *gives_a_pointer(struct pair *pair)
 	return result;
 }
 
+global long gives_its_argument(struct pair *pair)
+{
+	long result;
+
+	asm volatile("%0 = %1" : "=r"(result) : "r"(pair));
+	return result;
+}
+
 global int never_called(struct pair *pair)
 {
 	return pair->first;
@@ -280,6 +288,7 @@ int bad_argument_after_the_call(struct __sk_buff *skb)
 CALLS(bad_function_does_not_test, untested(&pair))
 CALLS(bad_function_tests_another, tests_the_other(&pair, &pair))
 CALLS(bad_function_reads_beyond, reads_beyond(&pair))
+CALLS(bad_function_gives_its_argument, gives_its_argument(&pair) & 1)
 CALLS(bad_function_gives_a_pointer, (long)gives_a_pointer(&pair) == 1)
 
 SEC("tc")

@@ -54,6 +54,23 @@ int ok_next_after_the_end(struct __sk_buff *skb)
 	return result;
 }
 
+/* It gives nothing, so what is not tested is not reached. */
+SEC("tc")
+int ok_nothing_after_the_end(struct __sk_buff *skb)
+{
+	struct bpf_iter_num it;
+	int *number, result = 0;
+
+	bpf_iter_num_new(&it, 3, 4);
+	while (bpf_iter_num_next(&it))
+		result++;
+	number = bpf_iter_num_next(&it);
+	if (number)
+		result = *(int *)(long)skb->mark;
+	bpf_iter_num_destroy(&it);
+	return result;
+}
+
 SEC("tc")
 int ok_made_again(struct __sk_buff *skb)
 {
@@ -267,6 +284,58 @@ int bad_second_slot_is_overwritten(struct __sk_buff *skb)
 }
 
 SEC("tc")
+int bad_upper_slot_of_an_iterator(struct __sk_buff *skb)
+{
+	__u64 words[4] = {}, bits = 5;
+
+	bpf_iter_bits_new((void *)&words[0], &bits, 1);
+	bpf_iter_bits_new((void *)&words[2], &bits, 1);
+	bpf_iter_bits_next((void *)&words[1]);
+	bpf_iter_bits_destroy((void *)&words[0]);
+	bpf_iter_bits_destroy((void *)&words[2]);
+	return 0;
+}
+
+/* After some branches nothing but the call tells that the iterator matters. */
+SEC("tc")
+int bad_iterator_on_one_path_stepped_later(struct __sk_buff *skb)
+{
+	struct bpf_iter_num it = {};
+	__u64 mark = skb->mark;
+
+	if (mark)
+		bpf_iter_num_new(&it, 1, 5);
+	else
+		mark = 7;
+	if (skb->len == 3)
+		mark = 0;
+	asm volatile("" : "+r"(mark) :: "memory");
+	bpf_iter_num_next(&it);
+	bpf_iter_num_destroy(&it);
+	return 0;
+}
+
+SEC("tc")
+int bad_drained_on_one_path(struct __sk_buff *skb)
+{
+	struct bpf_iter_num it;
+	int *number, result = 0;
+
+	bpf_iter_num_new(&it, 3, 40);
+	if (!skb->mark)
+		bpf_iter_num_next(&it);
+	else
+		while (bpf_iter_num_next(&it))
+			result++;
+	asm volatile("" : "+r"(result) :: "memory");
+	number = bpf_iter_num_next(&it);
+	if (number)
+		result = number[1];
+	bpf_iter_num_destroy(&it);
+	return result;
+}
+
+SEC("tc")
 int bad_element_is_not_tested(struct __sk_buff *skb)
 {
 	struct bpf_iter_num it;
@@ -464,9 +533,27 @@ static int returns_less_than_none(__u32 index, void *at)
 	return -1;
 }
 
-static long returns_its_context(__u32 index, void *at)
+static long returns_an_address(__u32 index, void *at)
 {
-	return (long)at;
+	long result;
+
+	asm volatile("%0 = %1" : "=r"(result) : "r"(bytes));
+	return result;
+}
+
+static long returns_a_negative_number(__u32 index, void *at)
+{
+	return -1;
+}
+
+static long returns_two_later(__u32 index, void *at)
+{
+	long result = 0;
+
+	if (!bpf_get_prandom_u32())
+		result = 2;
+	asm volatile("" : "+r"(result));
+	return result;
 }
 
 static int returns_either(__u32 index, void *at)
@@ -499,7 +586,9 @@ LOOP(bad_index_of_the_loop, by_index, 0)
 LOOP(bad_callback_returns_two, returns_two, 0)
 LOOP(bad_callback_returns_less_than_none, returns_less_than_none, 0)
 LOOP(bad_callback_returns_any, returns_either, 0)
-LOOP(bad_callback_returns_a_pointer, returns_its_context, 0)
+LOOP(bad_callback_returns_a_pointer, returns_an_address, 0)
+LOOP(bad_callback_returns_a_negative_number, returns_a_negative_number, 0)
+LOOP(bad_callback_returns_two_later, returns_two_later, 0)
 
 /* Three calls are walked, no more. */
 SEC("tc")
@@ -550,6 +639,18 @@ static long helper_reads_beyond_the_key(void *map, __u32 *key, __u64 *value, voi
 	return bpf_csum_diff(0, 0, key, 8, 0) ? 1 : 0;
 }
 
+static long helper_reads_one_byte_beyond_the_key(void *map, __u32 *key, __u64 *value, void *at)
+{
+	long number;
+
+	return bpf_strtol((char *)key, 5, 0, &number) ? 1 : 0;
+}
+
+static long reads_one_byte_beyond_the_key(void *map, __u32 *key, __u64 *value, void *at)
+{
+	return ((volatile __u8 *)key)[4] ? 1 : 0;
+}
+
 static long helper_writes_the_key(void *map, __u32 *key, __u64 *value, void *at)
 {
 	return bpf_strtol("1", 1, 0, (long *)(void *)key) ? 1 : 0;
@@ -574,6 +675,8 @@ EACH(bad_key_is_written, &values, writes_the_key)
 EACH(bad_beyond_the_key, &values, reads_beyond_the_key)
 EACH(bad_beyond_the_value, &values, reads_beyond_the_value)
 EACH(bad_helper_beyond_the_key, &values, helper_reads_beyond_the_key)
+EACH(bad_byte_beyond_the_key, &values, reads_one_byte_beyond_the_key)
+EACH(bad_helper_one_byte_beyond_the_key, &values, helper_reads_one_byte_beyond_the_key)
 EACH(bad_helper_writes_the_key, &values, helper_writes_the_key)
 EACH(bad_elements_of_a_queue, &queue, reads_beyond_the_value)
 

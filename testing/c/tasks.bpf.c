@@ -504,3 +504,20 @@ int bad_context_as_task(struct xdp_md *xdp)
 	bpf_task_release((void *)xdp);
 	return 0;
 }
+
+SEC("syscall")
+int bad_current_task_is_released(void *args)
+{
+	bpf_task_release((void *)bpf_get_current_task_btf());
+	return 0;
+}
+
+SEC("syscall")
+int ok_verdict_current_task_is_acquired(void *args)
+{
+	struct task_struct *task = bpf_task_acquire((void *)bpf_get_current_task_btf());
+
+	if (task)
+		bpf_task_release(task);
+	return 0;
+}
