@@ -332,3 +332,16 @@ int bad_stacks_shared_with_the_handler(void *ctx)
 		bpf_throw(1);
 	return 0;
 }
+
+__attribute__((noinline)) void handler_without_result(__u64 cookie)
+{
+	count(1);
+}
+
+SEC("tc")
+handles_exceptions(handler_without_result)
+int bad_handler_without_result(struct __sk_buff *skb)
+{
+	bpf_throw(0);
+	return 0;
+}

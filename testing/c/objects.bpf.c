@@ -644,3 +644,65 @@ int bad_program_type_has_no_objects(void *context)
 		drop(item);
 	return 0;
 }
+
+SEC("tc")
+int bad_unchecked_node_in_a_tree(struct __sk_buff *skb)
+{
+	struct tree_item *item = new_object(struct tree_item);
+
+	bpf_spin_lock(&tree_lock);
+	bpf_rbtree_add_impl(&tree, &item->rb, less, 0, 0);
+	bpf_spin_unlock(&tree_lock);
+	return 0;
+}
+
+SEC("tc")
+int bad_unchecked_removed_node_in_a_tree(struct __sk_buff *skb)
+{
+	struct bpf_rb_node *node;
+
+	bpf_spin_lock(&tree_lock);
+	node = bpf_rbtree_first(&tree);
+	if (!node) {
+		bpf_spin_unlock(&tree_lock);
+		return 0;
+	}
+	node = bpf_rbtree_remove(&tree, node);
+	bpf_rbtree_add_impl(&tree, node, less, 0, 0);
+	bpf_spin_unlock(&tree_lock);
+	return 0;
+}
+
+SEC("tc")
+int bad_unchecked_node_in_a_list(struct __sk_buff *skb)
+{
+	struct bpf_list_node *node;
+
+	bpf_spin_lock(&lock);
+	node = bpf_list_pop_front(&list);
+	push_front(&list, node);
+	bpf_spin_unlock(&lock);
+	return 0;
+}
+
+struct front {
+	struct bpf_list_node link;
+	__u64 key;
+};
+private(E) struct bpf_spin_lock front_lock;
+private(E) struct bpf_list_head fronts contains(front, link);
+
+SEC("tc")
+int bad_unchecked_first_member_in_a_list(struct __sk_buff *skb)
+{
+	struct front *item = new_object(struct front);
+	struct bpf_list_node *node;
+
+	if (item)
+		drop(item);
+	bpf_spin_lock(&front_lock);
+	node = bpf_list_pop_front(&fronts);
+	push_front(&fronts, node);
+	bpf_spin_unlock(&front_lock);
+	return 0;
+}

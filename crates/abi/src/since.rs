@@ -138,6 +138,7 @@ const KFUNCS: &[(&str, KernelVersion)] = &[
     ("bpf_iter_css_", v(6, 7)),
     ("bpf_task_get_cgroup1", v(6, 8)),
     ("bpf_arena_", v(6, 9)),
+    ("bpf_sk_assign_tcp_reqsk", v(6, 9)),
     ("bpf_preempt_", v(6, 10)),
     ("bpf_wq_", v(6, 10)),
     ("bpf_crypto_", v(6, 10)),

@@ -286,6 +286,32 @@ pub const KERNEL_TYPES: &[&str] = &[
     "bpf_map",
 ];
 
+/// Kernel types whose first member is an object of another one.
+const FIRST_MEMBERS: &[(&str, &str)] = &[
+    ("bpf_cpumask", "cpumask"),
+    ("mptcp_sock", "sock"),
+    ("sock", "sock_common"),
+    ("tcp6_sock", "tcp_sock"),
+    ("tcp_request_sock", "sock_common"),
+    ("tcp_sock", "sock"),
+    ("tcp_timewait_sock", "sock_common"),
+    ("udp6_sock", "sock"),
+    ("unix_sock", "sock"),
+];
+
+/// Whether an object of the kernel type `have` is, or begins with, one of the type `wanted`.
+#[must_use]
+pub fn begins_with(have: &str, wanted: &str) -> bool {
+    let mut have = have;
+    while have != wanted {
+        match FIRST_MEMBERS.iter().find(|(outer, _)| *outer == have) {
+            Some((_, first)) => have = first,
+            None => return false,
+        }
+    }
+    true
+}
+
 /// Number of a kernel type in [`KERNEL_TYPES`].
 #[must_use]
 pub fn kernel_type(name: &str) -> Option<u16> {
@@ -312,6 +338,12 @@ mod tests {
             }
             assert!(proto.args.len() <= 5, "{}", proto.name);
         }
+    }
+
+    #[test]
+    fn sockets_begin_with_each_other() {
+        assert!(begins_with("tcp6_sock", "sock_common") && begins_with("sock", "sock"));
+        assert!(!begins_with("sock", "tcp_sock") && !begins_with("task_struct", "sock"));
     }
 
     #[test]

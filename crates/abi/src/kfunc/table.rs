@@ -146,6 +146,7 @@ kfuncs! {
     bpf_ct_release [RELEASE; TC | XDP] (CT) -> VOID;
     bpf_ct_set_status [TRUSTED; TC | XDP] (CT_INIT, Scalar) -> INT;
     bpf_ct_set_timeout [TRUSTED; TC | XDP] (CT_INIT, Scalar) -> VOID;
+    bpf_sk_assign_tcp_reqsk [TRUSTED; TC] (Ctx, Object("sock"), MemSized, Size(false)) -> INT;
     bpf_session_cookie [SESSION; KPROBE] () -> KfuncRet::Mem(8);
     bpf_session_is_return [SESSION; KPROBE] () -> INT;
     bpf_kfunc_call_memb_release [RELEASE; ALL] (Object("prog_test_member")) -> VOID;

@@ -5,6 +5,7 @@
 //! `check_mem_size_reg`, kernel/bpf/verifier.c, 6.18.
 
 use skep_abi::helper::{ArgKind, ArgType, HelperProto, TypeFlags};
+use skep_abi::kfunc::{begins_with, kernel_type};
 use skep_abi::{MapType, Reg as R};
 
 use crate::check::Access;
@@ -257,27 +258,35 @@ impl Env<'_> {
             }
             return self.check_kptr_type(field, n, true);
         }
-        let wanted = arg.btf.and_then(skep_abi::kfunc::kernel_type);
         if meta.id == SK_RELEASE {
             return Ok(());
         }
-        if kind == ArgKind::PtrToBtfId
-            && let Some(wanted) = wanted
-        {
-            if reg.ty.maybe_null() && !arg.may_be_null() {
-                return Err(reject!(self, EACCES, "Possibly NULL pointer passed to helper arg{n}"));
-            }
-            if reg.extra != Extra::Kernel(wanted) || reg.off != 0 {
-                let (have, want) = (self.btf_type_name(reg), arg.btf.unwrap_or(""));
-                return Err(reject!(self, EACCES, "R{n} is of type {have} but {want} is expected"));
-            }
-            // The output of an iterator is one that this engine has.
-            if !(self.is_map_iterator() && matches!(meta.id, SEQ_PRINTF | SEQ_WRITE)) {
-                self.need("helpers on the kernel's objects");
-            }
-            return Ok(());
+        let wanted = if kind == ArgKind::PtrToBtfIdSockCommon { Some("sock_common") } else { arg.btf };
+        let Some(wanted) = wanted.filter(|name| kernel_type(name).is_some()) else {
+            return Err(crate::env::unsupported!(self, "kernel objects as arguments are not supported"));
+        };
+        if reg.ty.maybe_null() && !arg.may_be_null() {
+            return Err(reject!(self, EACCES, "Possibly NULL pointer passed to helper arg{n}"));
         }
-        Err(crate::env::unsupported!(self, "kernel objects as arguments are not supported"))
+        let have = self.btf_type_name(reg);
+        let is_kernels = matches!(reg.extra, Extra::Kernel(_));
+        if !is_kernels || !begins_with(&have, wanted) || reg.off != 0 {
+            return Err(reject!(self, EACCES, "R{n} is of type {have} but {wanted} is expected"));
+        }
+        // The output of an iterator is one that this engine has; functions of the program are not helpers.
+        let runs = self.is_map_iterator() && matches!(meta.id, SEQ_PRINTF | SEQ_WRITE);
+        if !runs && meta.id != 0 {
+            self.need("helpers on the kernel's objects");
+        }
+        Ok(())
+    }
+
+    /// A kernel object of this type, for a global function of the program.
+    pub(crate) fn check_trusted_arg(&mut self, n: u8, name: &'static str, nullable: bool) -> Check {
+        let null = if nullable { TypeFlags::MAYBE_NULL } else { TypeFlags::NONE };
+        let arg = ArgType { btf: Some(name), ..ArgType::new(ArgKind::PtrToBtfId, TypeFlags::TRUSTED.with(null)) };
+        self.check_reg_type(n, ArgKind::PtrToBtfId, arg, &CallMeta::default())?;
+        self.check_arg_offset(n, arg)
     }
 
     /// Which pointers may have an offset when they are passed.

@@ -107,7 +107,13 @@ impl Env<'_> {
                 callee.regs[2] = regs[3];
             }
             Callback::Rbtree => (callee.regs[1], callee.regs[2]) = self.tree_callback_args()?,
-            Callback::FindVma | Callback::Exception => {
+            Callback::FindVma => {
+                let vma = skep_abi::kfunc::kernel_type("vm_area_struct").unwrap_or(u16::MAX);
+                callee.regs[1] = regs[1];
+                callee.regs[2] = Reg::pointer(RegType::of(Base::BtfId), Extra::Kernel(vma));
+                callee.regs[3] = regs[4];
+            }
+            Callback::Exception => {
                 return Err(crate::env::unsupported!(self, "this kind of callback is not supported"));
             }
         }

@@ -4,6 +4,7 @@
 //! `btf_prepare_func_args`, kernel/bpf/btf.c, and `btf_check_func_arg_match`, kernel/bpf/verifier.c, 6.18.
 
 use skep_abi::Errno;
+use skep_abi::kfunc::{KERNEL_TYPES, kernel_type};
 use skep_btf::{Btf, Kind, Linkage, TypeData, TypeId};
 
 use crate::check::Access;
@@ -24,6 +25,8 @@ pub(crate) enum Arg {
     Mem { size: u32, nullable: bool },
     /// A dynptr that is only read.
     Dynptr,
+    /// A kernel object of this type, trusted.
+    Object { name: &'static str, nullable: bool },
     /// A pointer into the arena, or a number that becomes one.
     Arena,
 }
@@ -35,6 +38,8 @@ struct CtxNames<'a> {
     own: Option<&'a str>,
     /// The registers of a kprobe.
     is_kprobe: bool,
+    /// The function handles exceptions.
+    of_handler: bool,
 }
 
 /// Arguments of a global function: what its callers pass, and what it may assume.
@@ -56,9 +61,8 @@ impl Signature {
         }
         let ret = btf.resolve(proto.ret);
         if !matches!(btf.kind(ret), Kind::Int | Kind::Enum | Kind::Enum64) {
-            return Err(unsafe_type(format!(
-                "Global function {name}() return value not void or scalar. Only those are supported."
-            )));
+            let what = if ctx.of_handler { "doesn't return scalar" } else { "return value not void or scalar" };
+            return Err(unsafe_type(format!("Global function {name}() {what}. Only those are supported.")));
         }
         let mut args = Vec::new();
         for (i, param) in proto.params.iter().enumerate() {
@@ -97,7 +101,7 @@ fn unsafe_type(message: String) -> Box<Reject> {
 }
 
 fn read_arg(btf: &Btf, i: usize, ty: TypeId, tags: &[&str], name: &str, ctx: CtxNames<'_>) -> Check<Arg> {
-    if let Some(tag) = tags.iter().find(|tag| !matches!(**tag, "ctx" | "nonnull" | "nullable" | "arena")) {
+    if let Some(tag) = tags.iter().find(|tag| !matches!(**tag, "ctx" | "nonnull" | "nullable" | "arena" | "trusted")) {
         return Err(refusal(RejectionKind::Unsupported, format!("arg#{i} tag '{tag}' is not supported")));
     }
     let resolved = btf.resolve(ty);
@@ -126,11 +130,25 @@ fn read_arg(btf: &Btf, i: usize, ty: TypeId, tags: &[&str], name: &str, ctx: Ctx
         }
         return Ok(Arg::Dynptr);
     }
+    if tags.contains(&"trusted") {
+        if tags.contains(&"nonnull") {
+            return Err(others);
+        }
+        // Types that differ for CO-RE alone go by what is before three underscores.
+        let base = to_name.split("___").next().unwrap_or_default();
+        let known = KERNEL_TYPES.iter().find(|known| **known == base && to_kind == Kind::Struct);
+        let text = format!("arg#{i} type {to_kind} {to_name} is not supported");
+        let name = known.ok_or_else(|| refusal(RejectionKind::Unsupported, text))?;
+        return Ok(Arg::Object { name, nullable: tags.contains(&"nullable") });
+    }
     if tags.contains(&"arena") {
         if tags.iter().any(|tag| *tag != "arena") {
             return Err(unsafe_type(format!("arg#{i} arena cannot be combined with any other tags")));
         }
         return Ok(Arg::Arena);
+    }
+    if tags.contains(&"nullable") {
+        return Err(others);
     }
     let Ok(size) = btf.size_of(to) else {
         let text = format!("arg#{i} reference type('{to_kind} {to_name}') size cannot be determined");
@@ -147,7 +165,8 @@ impl Env<'_> {
         }
         let func = self.subprogs[sub].func_id;
         let Some(btf) = self.spec.btf else { return Err(internal!(self, "global function without BTF")) };
-        let signature = Signature::read(btf, TypeId(func), self.ctx_names())
+        let ctx = CtxNames { of_handler: self.subprogs[sub].is_exception_cb, ..self.ctx_names() };
+        let signature = Signature::read(btf, TypeId(func), ctx)
             .map_err(|refused| self.reject(refused.errno, refused.kind, refused.message))?;
         self.subprogs[sub].args = Some(signature.clone());
         Ok(signature)
@@ -163,7 +182,8 @@ impl Env<'_> {
     }
 
     fn ctx_names(&self) -> CtxNames<'_> {
-        CtxNames { own: self.ctx_btf_name(), is_kprobe: self.spec.prog_type == skep_abi::ProgType::Kprobe }
+        let is_kprobe = self.spec.prog_type == skep_abi::ProgType::Kprobe;
+        CtxNames { own: self.ctx_btf_name(), is_kprobe, of_handler: false }
     }
 
     /// Whether a `FUNC` of the program's BTF can be seen by other objects.
@@ -184,6 +204,12 @@ impl Env<'_> {
                     let mut reg = Reg::pointer(RegType::of(Base::Mem).with(flag), Extra::MemSize(size));
                     reg.id = if nullable { self.new_id() } else { 0 };
                     reg
+                }
+                Arg::Object { name, nullable } => {
+                    let null = if nullable { flags::MAYBE_NULL } else { 0 };
+                    let ty = RegType::of(Base::BtfId).with(flags::TRUSTED | null);
+                    let number = kernel_type(name).unwrap_or(u16::MAX);
+                    Reg { id: self.new_id(), ..Reg::pointer(ty, Extra::Kernel(number)) }
                 }
                 Arg::Dynptr => {
                     let extra = Extra::Dynptr { kind: DynptrKind::Local, first: true };
@@ -230,6 +256,8 @@ impl Env<'_> {
                         _ => refused,
                     })?;
                 }
+                Arg::Object { nullable: true, .. } if reg.is_null() => {}
+                Arg::Object { name, nullable } => self.check_trusted_arg(n, name, nullable)?,
                 Arg::Dynptr => {
                     let arg = skep_abi::helper::ArgType::new(
                         skep_abi::helper::ArgKind::PtrToDynptr,

@@ -5,7 +5,7 @@
 //! counterpart: `check_kfunc_args`, kernel/bpf/verifier.c, 6.18.
 
 use skep_abi::helper::{ArgKind, ArgType, TypeFlags};
-use skep_abi::kfunc::{KERNEL_TYPES, KfuncArg, KfuncProto, NewDynptr, flags as kf};
+use skep_abi::kfunc::{KERNEL_TYPES, KfuncArg, KfuncProto, NewDynptr, begins_with, flags as kf};
 
 use crate::check::Access;
 use crate::check::arg::{CallMeta, may_have_offset};
@@ -82,6 +82,9 @@ impl Env<'_> {
             // No memory at all may be anywhere.
             let nullable = match arg {
                 KfuncArg::DynptrOrNull | KfuncArg::MemSizedOrNull | KfuncArg::Callback => true,
+                // What goes into a list or tree is an object that is owned, which says more.
+                KfuncArg::ListNode => true,
+                KfuncArg::RbNode => meta.proto.name == "bpf_rbtree_add_impl",
                 KfuncArg::MemSized => self.reg(n + 1).is_null(),
                 _ => false,
             };
@@ -357,26 +360,34 @@ impl Env<'_> {
     fn check_kernel_object(&mut self, n: u8, wanted: &'static str, meta: &mut KfuncMeta) -> Check {
         let reg = *self.reg(n);
         let at = n - 1;
-        let is_object = reg.base() == Base::BtfId;
-        if !is_object {
+        let socket = match reg.base() {
+            Base::Socket => Some("sock"),
+            Base::SockCommon => Some("sock_common"),
+            Base::TcpSock => Some("tcp_sock"),
+            _ => None,
+        };
+        if reg.base() != Base::BtfId && socket.is_none() {
             let text = format!("arg#{at} pointer type STRUCT {wanted} must point to scalar, or struct with scalar");
             return Err(reject!(self, EINVAL, "{text}"));
         }
-        self.check_trusted(n, &reg, meta)?;
+        if socket.is_none() {
+            self.check_trusted(n, &reg, meta)?;
+        }
         if reg.ty.has(flags::UNTRUSTED | flags::USER | flags::PERCPU) {
             let name = type_name(reg.ty);
             return Err(reject!(self, EINVAL, "arg#{at} is {name} expected ptr_ or socket"));
         }
         let strict = meta.proto.has(kf::ACQUIRE) || (meta.proto.has(kf::RELEASE) && reg.ref_obj_id != 0);
-        let have = match reg.extra {
-            Extra::Kernel(number) => *KERNEL_TYPES.get(usize::from(number)).unwrap_or(&"?"),
+        let have = match (socket, reg.extra) {
+            (Some(name), _) => name,
+            (None, Extra::Kernel(number)) => *KERNEL_TYPES.get(usize::from(number)).unwrap_or(&"?"),
             _ => "",
         };
-        // A `bpf_cpumask` begins with a `cpumask`.
-        let same = have == wanted || (!strict && wanted == "cpumask" && have == "bpf_cpumask");
+        let same = if strict { have == wanted } else { begins_with(have, wanted) };
         if !same || reg.off != 0 {
             let name = meta.proto.name;
-            let have = Self::object_type(&reg).map(|ty| self.object_name(ty)).unwrap_or_default();
+            let own = || Self::object_type(&reg).map(|ty| self.object_name(ty)).unwrap_or_default();
+            let have = socket.map_or_else(own, str::to_owned);
             let text = format!("kernel function {name} args#{at} expected pointer to STRUCT {wanted}");
             return Err(reject!(self, EINVAL, "{text} but R{n} has a pointer to STRUCT {have}"));
         }

@@ -101,9 +101,10 @@ impl Env<'_> {
                 self.load_unknown(load);
             }
             Base::TpBuffer => {
+                // Whoever attaches the program compares how far it reaches with what the tracepoint has.
                 self.check_buffer_place(n, &reg, "tracepoint", off, bytes)?;
-                let text = format!("access to a tp_buffer of unknown size through R{n} is not supported");
-                return Err(crate::env::unsupported!(self, "{text}"));
+                self.need("the buffers of writable tracepoints");
+                self.load_unknown(load);
             }
             Base::Buf if !reg.ty.maybe_null() => {
                 self.check_buffer(n, off, bytes, access)?;
