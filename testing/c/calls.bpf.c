@@ -378,3 +378,26 @@ int bad_element_may_be_written_by_a_function(struct __sk_buff *skb)
 	bpf_iter_num_destroy(&it);
 	return result;
 }
+
+/* A slice of memory on the first path, of the packet on the second. */
+SEC("tc")
+int bad_slice_of_either(struct __sk_buff *skb)
+{
+	__u32 key = 0;
+	__u64 *value = bpf_map_lookup_elem(&values, &key);
+	struct bpf_dynptr dynptr;
+	__u8 buffer[8], *slice;
+
+	if (!value)
+		return 0;
+	if (skb->mark)
+		bpf_dynptr_from_mem(value, 32, 0, &dynptr);
+	else
+		bpf_dynptr_from_skb(skb, 0, &dynptr);
+	asm volatile("" ::: "memory");
+	slice = bpf_dynptr_slice(&dynptr, 0, buffer, 8);
+	if (!slice)
+		return 0;
+	bpf_skb_pull_data(skb, 0);
+	return slice[0];
+}
