@@ -339,3 +339,105 @@ int bad_tracepoint_memory_for_a_helper(__u64 *ctx)
 {
 	return bpf_probe_read_kernel((void *)ctx[0], 8, ctx);
 }
+
+struct bpf_iter_task_vma {
+	__u64 words[1];
+} __attribute__((aligned(8)));
+KFUNC int bpf_iter_task_vma_new(struct bpf_iter_task_vma *it, struct task_struct *task, __u64 address);
+KFUNC struct vm_area_struct *bpf_iter_task_vma_next(struct bpf_iter_task_vma *it);
+KFUNC void bpf_iter_task_vma_destroy(struct bpf_iter_task_vma *it);
+
+SEC("tc")
+int ok_verdict_all_vmas(struct __sk_buff *skb)
+{
+	struct task_struct *task = bpf_task_from_pid(1);
+	struct vm_area_struct *vma;
+	struct bpf_iter_task_vma it;
+	int count = 0;
+
+	if (!task)
+		return 0;
+	bpf_iter_task_vma_new(&it, task, 0);
+	while ((vma = bpf_iter_task_vma_next(&it)))
+		count++;
+	bpf_iter_task_vma_destroy(&it);
+	bpf_task_release(task);
+	return count;
+}
+
+SEC("tc")
+int bad_vma_is_written(struct __sk_buff *skb)
+{
+	struct task_struct *task = bpf_task_from_pid(1);
+	struct vm_area_struct *vma;
+	struct bpf_iter_task_vma it;
+
+	if (!task)
+		return 0;
+	bpf_iter_task_vma_new(&it, task, 0);
+	while ((vma = bpf_iter_task_vma_next(&it)))
+		vma->vm_start = 1;
+	bpf_iter_task_vma_destroy(&it);
+	bpf_task_release(task);
+	return 0;
+}
+
+SEC("tc")
+int bad_vmas_not_left(struct __sk_buff *skb)
+{
+	struct task_struct *task = bpf_task_from_pid(1);
+	struct bpf_iter_task_vma it;
+
+	if (!task)
+		return 0;
+	bpf_iter_task_vma_new(&it, task, 0);
+	bpf_task_release(task);
+	return bpf_iter_task_vma_next(&it) != 0;
+}
+
+SEC("tc")
+int bad_vmas_of_perhaps_nobody(struct __sk_buff *skb)
+{
+	struct task_struct *task = bpf_task_from_pid(1);
+	struct bpf_iter_task_vma it;
+
+	bpf_iter_task_vma_new(&it, task, 0);
+	bpf_iter_task_vma_destroy(&it);
+	if (task)
+		bpf_task_release(task);
+	return 0;
+}
+
+SEC("tc")
+int bad_vma_as_a_task(struct __sk_buff *skb)
+{
+	struct task_struct *task = bpf_task_from_pid(1);
+	struct vm_area_struct *vma;
+	struct bpf_iter_task_vma it;
+
+	if (!task)
+		return 0;
+	bpf_iter_task_vma_new(&it, task, 0);
+	vma = bpf_iter_task_vma_next(&it);
+	if (vma)
+		takes_task((void *)vma);
+	bpf_iter_task_vma_destroy(&it);
+	bpf_task_release(task);
+	return 0;
+}
+
+SEC("xdp")
+int bad_vma_read_before_the_test(struct xdp_md *ctx)
+{
+	struct task_struct *task = bpf_task_from_pid(1);
+	struct bpf_iter_task_vma it;
+	int result = 0;
+
+	if (!task)
+		return 0;
+	bpf_iter_task_vma_new(&it, task, 0);
+	result = takes_task((void *)bpf_iter_task_vma_next(&it));
+	bpf_iter_task_vma_destroy(&it);
+	bpf_task_release(task);
+	return result;
+}

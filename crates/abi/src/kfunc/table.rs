@@ -16,6 +16,7 @@ const VOID: KfuncRet = KfuncRet::Void;
 const NONE: u32 = 0;
 
 const ITER_NUM: KfuncArg = KfuncArg::Iter(Iter { kind: 0, name: "num", slots: 1 });
+const ITER_TASK_VMA: KfuncArg = KfuncArg::Iter(Iter { kind: 2, name: "task_vma", slots: 1 });
 const ITER_BITS: KfuncArg = KfuncArg::Iter(Iter { kind: 1, name: "bits", slots: 2 });
 
 /// `name[flags; hooks](arguments) -> result;`
@@ -68,6 +69,9 @@ kfuncs! {
     bpf_iter_num_destroy [ITER_DESTROY | NUM; ALL] (ITER_NUM) -> VOID;
     bpf_iter_num_new [ITER_NEW | NUM; ALL] (ITER_NUM, Scalar, Scalar) -> INT;
     bpf_iter_num_next [ITER_NEXT | RET_NULL | NUM; ALL] (ITER_NUM) -> KfuncRet::Mem(4);
+    bpf_iter_task_vma_destroy [ITER_DESTROY; ALL] (ITER_TASK_VMA) -> VOID;
+    bpf_iter_task_vma_new [ITER_NEW | RCU; ALL] (ITER_TASK_VMA, TASK, Scalar) -> INT;
+    bpf_iter_task_vma_next [ITER_NEXT | RET_NULL; ALL] (ITER_TASK_VMA) -> object("vm_area_struct");
     bpf_local_irq_restore [NONE; ALL] (IrqFlag) -> VOID;
     bpf_local_irq_save [NONE; ALL] (IrqFlag) -> VOID;
     bpf_preempt_disable [NONE; ALL] () -> VOID;

@@ -259,6 +259,9 @@ impl Env<'_> {
                 Arg::Object { nullable: true, .. } if reg.is_null() => {}
                 Arg::Object { name, nullable } => self.check_trusted_arg(n, name, nullable)?,
                 Arg::Dynptr => {
+                    if !may_have_offset(reg.base()) {
+                        self.check_unmodified(&reg, n)?;
+                    }
                     let arg = skep_abi::helper::ArgType::new(
                         skep_abi::helper::ArgKind::PtrToDynptr,
                         skep_abi::helper::TypeFlags::RDONLY,

@@ -4,7 +4,7 @@
 //! follows `next` has been walked with the iterator active and drained. Kernel counterpart: `process_iter_arg`,
 //! `process_iter_next_call`, kernel/bpf/verifier.c, 6.18.
 
-use skep_abi::kfunc::{Iter, KfuncRet, flags as kf};
+use skep_abi::kfunc::{Iter, KfuncRet, flags as kf, kernel_type};
 
 use crate::check::Access;
 use crate::check::kfunc_arg::KfuncMeta;
@@ -89,16 +89,22 @@ impl Env<'_> {
         let Extra::Iter { kind, state, depth } = iter.extra else {
             return Err(crate::env::internal!(self, "iterator without state"));
         };
-        let KfuncRet::Mem(size) = meta.proto.ret else {
-            return Err(crate::env::internal!(self, "iterator of no memory"));
+        let element = match meta.proto.ret {
+            KfuncRet::Mem(size) => {
+                let ty = RegType::of(Base::Mem).with(flags::RDONLY);
+                Reg { ref_obj_id: iter.ref_obj_id, ..Reg::pointer(ty, Extra::MemSize(size)) }
+            }
+            KfuncRet::Object(name) => {
+                let number = kernel_type(name).unwrap_or(u16::MAX);
+                Reg::pointer(RegType::of(Base::BtfId).with(flags::TRUSTED), Extra::Kernel(number))
+            }
+            _ => return Err(crate::env::internal!(self, "iterator of nothing")),
         };
         let at = self.insn;
         self.clear_caller_saved();
         // The kernel numbers the element before it knows that there is one.
         self.new_id();
         if state == IterState::Active {
-            let ty = RegType::of(Base::Mem).with(flags::RDONLY);
-            let element = Reg { ref_obj_id: iter.ref_obj_id, ..Reg::pointer(ty, Extra::MemSize(size)) };
             let previous = self.previous_entry(at);
             let queued = self.push_branch(at + 1, at, false)?;
             queued.frame_at_mut(frame).stack[slot].reg.extra =
