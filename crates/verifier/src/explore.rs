@@ -10,6 +10,7 @@ use skep_abi::Errno;
 
 use crate::env::{Check, Env, log, reject};
 use crate::explain::trace::Mark;
+use crate::mutant::{self, Mutant};
 use crate::prune::{Exactness, iter_depths_differ, maybe_looping};
 use crate::state::frame::{Linked, State, Step};
 use crate::state::reg::{Base, Extra, IterState, Reg};
@@ -305,7 +306,9 @@ impl Env<'_> {
         if jmp_point {
             self.push_step(None, None);
         }
-        self.spread_precision_to_cur(&frames)?;
+        if !mutant::active(Mutant::ForgetfulJoin) {
+            self.spread_precision_to_cur(&frames)?;
+        }
         if in_loop {
             self.add_backedge(id)?;
         }

@@ -43,12 +43,26 @@ pub enum Mutant {
     NoPrecision,
     /// A callback is not walked.
     NoCallback,
+    /// The index that a loop's callback is given is that of the first call.
+    FirstIndex,
+    /// What was precise in a kept state is not traced back from a path that ends within it.
+    ForgetfulJoin,
+    /// A copy is not traced back to what it is a copy of.
+    UntracedCopy,
+    /// Scalars that a jump narrowed together are not traced back together.
+    UntracedLinks,
+    /// The arguments of a function are not traced back to its caller.
+    UntracedArguments,
+    /// A saved scalar is not traced back to the register that was saved.
+    UntracedSpill,
+    /// Data that a program stores on the stack are taken for zero.
+    ZeroData,
 }
 
 #[cfg(feature = "shadow")]
 impl Mutant {
     /// Every mutant.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 25] = [
         Self::WrappingSum,
         Self::NoZeroExtension,
         Self::UnsignedImmediate,
@@ -67,6 +81,13 @@ impl Mutant {
         Self::ShortPruning,
         Self::NoPrecision,
         Self::NoCallback,
+        Self::FirstIndex,
+        Self::ForgetfulJoin,
+        Self::UntracedCopy,
+        Self::UntracedLinks,
+        Self::UntracedArguments,
+        Self::UntracedSpill,
+        Self::ZeroData,
     ];
 }
 

@@ -76,7 +76,7 @@ impl Backtrack {
             let frame = l.frame as usize;
             if l.is_reg { self.regs[frame] & (1 << l.at) != 0 } else { self.slots[frame] & Self::slot_bit(l.at) != 0 }
         };
-        if !linked.iter().any(is_set) {
+        if !linked.iter().any(is_set) || mutant::active(Mutant::UntracedLinks) {
             return;
         }
         for l in linked {
@@ -404,7 +404,9 @@ impl Env<'_> {
             Insn::Alu { op: AluOp::Mov, dst, src, .. } => {
                 if bt.has(dst) {
                     bt.clear(dst);
-                    if let Operand::Reg(src) = src {
+                    if let Operand::Reg(src) = src
+                        && !mutant::active(Mutant::UntracedCopy)
+                    {
                         bt.set(src);
                     }
                 }
@@ -487,7 +489,9 @@ impl Env<'_> {
             let bit = Backtrack::slot_bit(slot);
             if bt.slots[frame as usize] & bit != 0 {
                 bt.slots[frame as usize] &= !bit;
-                if let Some(src) = src {
+                if let Some(src) = src
+                    && !mutant::active(Mutant::UntracedSpill)
+                {
                     bt.set(src);
                 }
             }
@@ -516,7 +520,9 @@ impl Env<'_> {
                 return Err(internal!(self, "backtracking left the outermost frame"));
             };
             self.backtrack.regs[frame] = 0;
-            self.backtrack.regs[outer] |= regs & ARGS;
+            if !mutant::active(Mutant::UntracedArguments) {
+                self.backtrack.regs[outer] |= regs & ARGS;
+            }
             self.backtrack.frame = outer;
         } else if into_callback {
             if let Some(regs) = self.backtrack.unset_here(!ARGS, true) {

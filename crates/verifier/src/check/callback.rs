@@ -67,7 +67,7 @@ impl Env<'_> {
         callee.callback_ret = Interval { min: 0, max: 1 };
         match kind {
             Callback::Loop => {
-                callee.regs[1] = Reg::UNKNOWN;
+                callee.regs[1] = if mutant::active(Mutant::FirstIndex) { Reg::constant(0) } else { Reg::UNKNOWN };
                 callee.regs[2] = regs[3];
             }
             Callback::ForEach => {

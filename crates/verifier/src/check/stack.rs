@@ -188,7 +188,7 @@ impl Env<'_> {
                 if let (true, Some(value)) = (zero, value) {
                     self.mark_precise(value.number())?;
                 }
-                let kind = if zero { ByteKind::Zero } else { ByteKind::Misc };
+                let kind = if zero || mutant::active(Mutant::ZeroData) { ByteKind::Zero } else { ByteKind::Misc };
                 let slot = &mut self.cur.frame_at_mut(frame).stack[slot_index];
                 if mutant::active(Mutant::StaleSpill) {
                     return Ok(());
