@@ -1,6 +1,6 @@
 //! The machine code of `testing/vectors/jit/*.txt`, as text: `BLESS=1` rewrites it.
 //!
-//! A vector is comments, directives (`map`, `fact`, `helper`, `subprogs`, `stack`, `features`, `optimize`, `stats`, `role`,
+//! A vector is comments, directives (`map`, `fact`, `helper`, `subprogs`, `stack`, `features`, `optimize`, `stats`, `role`, `accesses arena`,
 //! `replaceable`), the
 //! program under `--- asm`, and the disassembly under `--- x64` and `--- arm64`.
 
@@ -10,9 +10,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use iced_x86::Formatter as _;
+use skep_abi::RawInsn;
 use skep_abi::asm::assemble_with;
 use skep_jit::{Arch, CpuFeatures, Image, Layout, MapAccess, MapLayout, Options, RelocTarget, Role, TscScale, compile};
-use skep_verifier::{Const, MapArg, Poke, Xlated};
+use skep_verifier::{Const, MapArg, MemKind, Poke, Xlated};
 
 /// A vector, taken apart.
 struct Vector {
@@ -66,6 +67,7 @@ fn setup(vector: &Vector) -> (Xlated, Layout, bool, CpuFeatures) {
     let (mut stack, mut starts, mut optimize, mut features) = (64, vec![0], true, CpuFeatures::ALL);
     let mut facts: Vec<&str> = Vec::new();
     let mut replaceable: Vec<usize> = Vec::new();
+    let mut arena = false;
     for line in vector.head.lines().filter(|line| !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let max_entries = field(line, "max").map_or(1, small);
@@ -78,11 +80,13 @@ fn setup(vector: &Vector) -> (Xlated, Layout, bool, CpuFeatures) {
                     "percpu" => MapAccess::PerCpuArray { off: field(line, "off").expect("off"), stride, max_entries },
                     "prog_array" => MapAccess::ProgArray { targets: at, max_entries },
                     "hash" => MapAccess::Hash { lookup: 0x2000_0000 },
+                    "arena" => MapAccess::Arena { base: 0x7e00_0000_0000, start: 0x7e00_0001_0000 },
                     _ => MapAccess::Opaque,
                 };
                 layout.maps.push(MapLayout { object: at + 0x8000, access });
             }
             ["fact", "*", ..] => facts.push(line),
+            ["accesses", "arena"] => arena = true,
             ["helper", id] => {
                 layout.helpers.insert(small(number(id)), 0x3000_0000 + 0x100 * number(id));
             }
@@ -106,6 +110,13 @@ fn setup(vector: &Vector) -> (Xlated, Layout, bool, CpuFeatures) {
     let mut xlated = support::from_raw(raw, &starts, stack);
     for (number, subprog) in xlated.subprogs.iter_mut().enumerate() {
         subprog.replaceable = replaceable.contains(&number);
+    }
+    if arena {
+        // What lies behind r1 to r5.
+        let is_access = |insn: &RawInsn| matches!(insn.code & 7, 1..=3) && insn.dst.min(insn.src) < 6 && insn.dst != 10;
+        for (fact, insn) in xlated.facts.iter_mut().zip(&xlated.insns) {
+            fact.mem = if is_access(insn) { MemKind::Arena } else { MemKind::None };
+        }
     }
     xlated.pokes = vec![Poke { insn: 0, map: 0, key: 0 }];
     for line in facts {

@@ -55,7 +55,7 @@ fn the_process_follows_pointers_that_a_program_stored() {
         let mut values = Vec::new();
         while at != 0 {
             assert!((start as u64..start as u64 + len as u64).contains(&at), "{at:#x}");
-            let node = at as usize as *const [u64; 2];
+            let node = std::ptr::with_exposed_provenance::<[u64; 2]>(usize::try_from(at).unwrap());
             // SAFETY: an address in the arena, whose memory can be read as long as the map is there.
             let [next, value] = unsafe { node.read_volatile() };
             values.push(value);
