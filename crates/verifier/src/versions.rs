@@ -39,6 +39,12 @@ impl Env<'_> {
                     let name = self.kfunc_name(id).unwrap_or("?").to_owned();
                     self.since(since::kfunc(&name), || format!("kernel function {name}"))?;
                 }
+                Insn::Load { sign_extend: true, .. }
+                    if aux.ptr_type.is_some_and(|ty| ty.base == Base::Arena) && !self.options.profile.arena_sums =>
+                {
+                    let text = "sign extending loads from arena are not supported yet".to_owned();
+                    return Err(self.reject(Errno::ENOTSUP, RejectionKind::Safety, text));
+                }
                 Insn::LdImm64 { imm, .. } => self.check_release_of_map(imm)?,
                 Insn::Load { size, off, .. } | Insn::Store { size, off, .. }
                     if aux.ptr_type.is_some_and(|ty| ty.base == Base::Ctx) && self.spec.ctx.is_none() =>

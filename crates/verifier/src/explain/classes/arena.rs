@@ -41,6 +41,14 @@ pub(super) const ROWS: &[Class] = &[
         "Refer to the arena map in the program: one that only walks pointers has to name it as well.",
     ),
     row(
+        C::Version,
+        S::None,
+        "sign extending loads from arena are not supported yet",
+        "a load that extends a sign",
+        "{access} is a load from the arena that extends a sign, which kernels before 6.18 cannot do.",
+        "Load an unsigned type and convert it.",
+    ),
+    row(
         C::Argument,
         S::Reg,
         "R{reg} is not a pointer to arena or scalar.",
