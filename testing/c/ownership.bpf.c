@@ -665,6 +665,24 @@ int bad_type_of_the_second_path(struct __sk_buff *skb)
 	return result;
 }
 
+SEC("tc")
+int bad_type_of_the_first_path(struct __sk_buff *skb)
+{
+	__u64 type = __builtin_btf_type_id(*(struct item *)0, 0);
+	struct item *item;
+	int result;
+
+	if (skb->mark)
+		type = __builtin_btf_type_id(*(struct small *)0, 0);
+	asm volatile("" : "+r"(type));
+	item = bpf_obj_new_impl(type, 0);
+	if (!item)
+		return 0;
+	result = ((volatile struct item *)item)->value;
+	drop(item);
+	return result;
+}
+
 struct large {
 	__u64 words[65];
 };
