@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use skep_abi::{CallTarget, Imm64, Insn, MapType, ProgType, RawInsn, decode};
 use skep_btf::Kind;
+use skep_verifier::MapShape;
 
 use super::{Assembled, Case, Engine, Expect, Outcome, program, types_for};
 use crate::kernel::{Map, MapCreate, ProgLoad, TestRun, btf_load};
@@ -79,6 +80,7 @@ fn create_maps(case: &Case) -> Result<Vec<Map>, String> {
         let inner = MapCreate::new(MapType::Array, 4, 8, 1).create().map_err(|errno| errno.to_string())?;
         let create = MapCreate {
             flags: decl.flags,
+            map_extra: MapShape::user_start_of(decl.map_type, 0),
             inner_map: decl.map_type.is_map_of_maps().then(|| inner.raw_fd()),
             ..MapCreate::new(decl.map_type, decl.key_size, decl.value_size, decl.max_entries)
         };

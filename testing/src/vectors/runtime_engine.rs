@@ -328,6 +328,7 @@ fn map_layout(map: &Map) -> MapLayout {
         MapAccessInfo::PerCpuArray { off, stride, max_entries } => MapAccess::PerCpuArray { off, stride, max_entries },
         MapAccessInfo::ProgArray { targets, max_entries } => MapAccess::ProgArray { targets, max_entries },
         MapAccessInfo::Hash { lookup } => MapAccess::Hash { lookup },
+        MapAccessInfo::Arena { base, start } => MapAccess::Arena { base, start },
         _ => MapAccess::Opaque,
     };
     MapLayout { object: map.object_addr(), access }

@@ -75,6 +75,7 @@ pub fn shapes(case: &Case) -> Vec<MapShape<'static>> {
     for decl in &case.maps {
         let mut shape = MapShape::new(decl.map_type, decl.key_size, decl.value_size, decl.max_entries);
         shape.flags = decl.flags;
+        shape.user_start = MapShape::user_start_of(decl.map_type, 0);
         shape.frozen = decl.contents.is_some();
         shape.contents = decl.contents.clone().map(Into::into);
         if decl.map_type.is_map_of_maps() {

@@ -12,6 +12,7 @@ use super::memory::log2;
 use super::relax::Label;
 use super::{Lower, TMP, TMP2, TMP3, unsupported};
 use crate::error::JitError;
+use crate::flow::narrow_result;
 use crate::layout::ArenaTable;
 
 impl Lower<'_> {
@@ -49,6 +50,10 @@ impl Lower<'_> {
                 self.asm.jcc(Cond::NE, skip);
                 self.emit_atomic(op, fetch, size, TMP, src);
                 self.asm.bind(skip);
+                if let Some(result) = narrow_result(&insn) {
+                    let result = self.host(result);
+                    self.asm.mov(false, result, result);
+                }
             }
             _ => return Err(unsupported(at, "an instruction on the arena")),
         }

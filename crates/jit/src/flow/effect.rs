@@ -5,7 +5,7 @@
 
 use std::ops::{BitAnd, BitOr, Not};
 
-use skep_abi::{AluOp, AtomicOp, CallTarget, Insn, Operand, Reg};
+use skep_abi::{AluOp, AtomicOp, CallTarget, Insn, Operand, Reg, Size};
 
 use super::{Key, Op};
 
@@ -147,6 +147,14 @@ pub(crate) fn effect(op: &Op) -> Effect {
             Effect::acting(reads, RegSet::CALLER_SAVED).with(CPU)
         }
     }
+}
+
+/// The register that an atomic operation of 32 bits brings a value to. Its upper half is zero afterwards, which the verifier counts
+/// on, even where the operation is skipped.
+pub(crate) fn narrow_result(insn: &Insn) -> Option<Reg> {
+    let Insn::Atomic { op, size: Size::W, src, .. } = *insn else { return None };
+    let result = if op == AtomicOp::Cmpxchg { Reg::R0 } else { src };
+    insn_effect(insn).writes().has(result).then_some(result)
 }
 
 fn operand(src: Operand) -> RegSet {

@@ -17,7 +17,7 @@ use skep_verifier::{Subprog, Xlated};
 use crate::error::JitError;
 use crate::layout::{Layout, Role};
 
-pub(crate) use effect::RegSet;
+pub(crate) use effect::{RegSet, narrow_result};
 
 /// One instruction for a back end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

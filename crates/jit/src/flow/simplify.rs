@@ -7,7 +7,7 @@
 use skep_abi::{AluOp, EndKind, Imm64, Insn, Operand, Reg, Size, Width};
 use skep_verifier::{MemKind, Xlated};
 
-use super::effect::effect;
+use super::effect::{effect, narrow_result};
 use super::value::{Bytes, Known, Value};
 use super::{Flow, Key, Op};
 use crate::layout::{Layout, MapAccess};
@@ -104,11 +104,10 @@ fn rewrite(flow: &mut Flow, at: usize, op: &Op, (known, layout): (&mut Known, &L
             known.write(dst, Value::Unknown, width_bits(width));
         }
         Op::Insn(Insn::Jcond { .. } | Insn::Ja { .. }) | Op::Nop => {}
-        Op::Insn(Insn::Atomic { op: atomic, size, src, .. }) => {
+        Op::Insn(ref insn @ Insn::Atomic { .. }) => {
             known.clobber_memory();
             forget_written(op, known);
-            let result = if atomic == skep_abi::AtomicOp::Cmpxchg { Reg::R0 } else { src };
-            if size == Size::W && effect(op).writes().has(result) {
+            if let Some(result) = narrow_result(insn) {
                 known.write(result, Value::Unknown, 32);
             }
         }

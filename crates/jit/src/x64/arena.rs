@@ -11,6 +11,7 @@ use super::asm::{Arith, Cond, HostReg, Mem, OpSize, Shift};
 use super::relax::Label;
 use super::{Lower, TMP, TMP2, unsupported};
 use crate::error::JitError;
+use crate::flow::narrow_result;
 use crate::layout::ArenaTable;
 
 impl Lower<'_> {
@@ -34,6 +35,10 @@ impl Lower<'_> {
                 let skip = self.check_page(mem, size);
                 self.lower_atomic(at, op, fetch, size, mem, src);
                 self.asm.bind(skip);
+                if let Some(result) = narrow_result(&insn) {
+                    let result = self.host(result);
+                    self.asm.mov(false, result, result);
+                }
             }
             _ => return Err(unsupported(at, "an instruction on the arena")),
         }

@@ -9,7 +9,7 @@
     reason = "register values are reinterpreted as the instruction demands"
 )]
 
-use skep_abi::{CallTarget, Insn, Operand, Reg, Size, Width};
+use skep_abi::{AtomicOp, CallTarget, Insn, Operand, Reg, Size, Width};
 
 use super::alu;
 use super::program::Op;
@@ -263,11 +263,16 @@ impl<'a> Interp<'a> {
             }
             Insn::Atomic { op, fetch, size, base, off, src } => {
                 let old = arena.atomic(place(regs, base, off)?, size, op, regs[src.index()], regs[0]);
-                match (op, old) {
-                    (_, None) => {}
-                    (skep_abi::AtomicOp::Cmpxchg, Some(old)) => regs[0] = old,
-                    (_, Some(old)) if fetch || op == skep_abi::AtomicOp::Xchg => regs[src.index()] = old,
-                    _ => {}
+                let result = match op {
+                    AtomicOp::Cmpxchg => Some(Reg::R0),
+                    AtomicOp::Xchg => Some(src),
+                    _ => fetch.then_some(src),
+                };
+                if let Some(result) = result {
+                    let kept = regs[result.index()];
+                    // Of 32 bits the upper half is zero, which the verifier counts on, whether there is a page or not.
+                    let kept = if size == Size::W { u64::from(kept as u32) } else { kept };
+                    regs[result.index()] = old.unwrap_or(kept);
                 }
             }
             _ => self.stop(pc, FaultKind::NotExecutable).map(|never| match never {})?,

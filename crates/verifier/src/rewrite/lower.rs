@@ -180,8 +180,9 @@ impl Lowering<'_> {
 
     /// Whether the arena's pointers are the same in user space (`BPF_F_NO_USER_CONV`).
     fn keeps_low_half(&self) -> bool {
-        let arena = self.spec.maps.iter().find(|map| map.map_type == MapType::Arena);
-        arena.is_some_and(|map| map.flags & BPF_F_NO_USER_CONV != 0)
+        let used = self.used_maps.iter().filter_map(|&map| self.spec.maps.get(usize::try_from(map).ok()?));
+        let mut arenas = used.filter(|map| map.map_type == MapType::Arena);
+        arenas.next().is_some_and(|map| map.flags & BPF_F_NO_USER_CONV != 0)
     }
 
     fn is_percpu(&self, number: i32) -> bool {
