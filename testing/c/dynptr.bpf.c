@@ -335,3 +335,133 @@ int bad_function_of_another_program_type(struct __sk_buff *skb)
 
 	return bpf_dynptr_from_xdp((void *)skb, 0, &packet);
 }
+
+SEC("tc")
+int ok_slice_of_a_record(struct __sk_buff *skb)
+{
+	struct bpf_dynptr record;
+	__u64 *slice;
+	int result = 1;
+
+	bpf_ringbuf_reserve_dynptr(&ring, 64, 0, &record);
+	slice = bpf_dynptr_slice_rdwr(&record, 8, 0, 16);
+	if (slice) {
+		slice[0] = 40;
+		slice[1] = skb->len;
+		result = slice[0] + slice[1];
+	}
+	bpf_ringbuf_discard_dynptr(&record, 0);
+	return result;
+}
+
+/* The kernel takes these, and the record's memory is somebody else's by then. */
+SEC("tc")
+int ok_verdict_slice_of_a_submitted_record(struct __sk_buff *skb)
+{
+	struct bpf_dynptr record;
+	__u64 *slice;
+
+	bpf_ringbuf_reserve_dynptr(&ring, 64, 0, &record);
+	slice = bpf_dynptr_slice_rdwr(&record, 0, 0, 64);
+	bpf_ringbuf_submit_dynptr(&record, 0);
+	if (slice)
+		slice[1] = 5;
+	return 0;
+}
+
+static __noinline __u64 *slice_of_a_copy(struct bpf_dynptr *record)
+{
+	struct bpf_dynptr copy;
+
+	bpf_dynptr_clone(record, &copy);
+	return bpf_dynptr_slice_rdwr(&copy, 0, 0, 64);
+}
+
+SEC("tc")
+int ok_verdict_slice_of_a_copy_that_is_gone(struct __sk_buff *skb)
+{
+	struct bpf_dynptr record;
+	__u64 *slice;
+
+	bpf_ringbuf_reserve_dynptr(&ring, 64, 0, &record);
+	slice = slice_of_a_copy(&record);
+	bpf_ringbuf_discard_dynptr(&record, 0);
+	if (slice)
+		bpf_skb_load_bytes(skb, 0, slice, 8);
+	return 0;
+}
+
+union room {
+	__u8 bytes[8];
+	__u64 *pointer;
+};
+
+/* A packet in pieces is copied to the buffer, which then is what the slice leads to: the store changes the pointer. */
+SEC("xdp")
+int ok_verdict_slice_over_a_pointer(struct xdp_md *xdp)
+{
+	struct bpf_dynptr packet;
+	union room room = {};
+	__u32 zero = 0;
+	__u64 *slice, *value = bpf_map_lookup_elem(&values, &zero);
+
+	if (!value || bpf_dynptr_from_xdp(xdp, 0, &packet))
+		return 1;
+	slice = bpf_dynptr_slice_rdwr(&packet, 16, room.bytes, sizeof(room.bytes));
+	if (!slice)
+		return 2;
+	*(__u64 *volatile *)&room.pointer = value;
+	*slice = 7;
+	asm volatile("" ::: "memory");
+	**(__u64 *volatile *)&room.pointer = 1;
+	return 3;
+}
+
+SEC("xdp")
+int ok_verdict_slice_whose_buffer_was_submitted(struct xdp_md *xdp)
+{
+	__u64 *slice, *record = bpf_ringbuf_reserve(&ring, 8, 0);
+	struct bpf_dynptr packet;
+
+	if (!record)
+		return 1;
+	bpf_dynptr_from_xdp(xdp, 0, &packet);
+	slice = bpf_dynptr_slice_rdwr(&packet, 16, record, 8);
+	bpf_ringbuf_submit(record, 0);
+	if (slice)
+		*slice = 7;
+	return 2;
+}
+
+SEC("xdp")
+int ok_verdict_slice_whose_buffer_is_a_slice(struct xdp_md *xdp)
+{
+	struct bpf_dynptr packet;
+	__u64 room[2];
+	__u64 *slice;
+
+	bpf_dynptr_from_xdp(xdp, 0, &packet);
+	slice = bpf_dynptr_slice_rdwr(&packet, 16, room, 16);
+	if (!slice)
+		return 1;
+	slice = bpf_dynptr_slice_rdwr(&packet, 32, slice, 8);
+	if (slice)
+		*slice = 7;
+	return 2;
+}
+
+SEC("xdp")
+int ok_slice_with_a_buffer(struct xdp_md *xdp)
+{
+	struct bpf_dynptr packet;
+	union room room;
+	__u64 *slice;
+
+	if (bpf_dynptr_from_xdp(xdp, 0, &packet))
+		return 1;
+	slice = bpf_dynptr_slice_rdwr(&packet, 16, room.bytes, sizeof(room.bytes));
+	if (!slice)
+		return 2;
+	*slice += 7;
+	return *slice & 0xff;
+}

@@ -445,6 +445,9 @@ impl Env<'_> {
                 if access == Access::Write && reg.ty.has(flags::RDONLY) {
                     return Err(reject!(self, EACCES, "R{n} cannot write into {}", type_name(reg.ty)));
                 }
+                if access == Access::Write {
+                    self.check_slice_store(&reg);
+                }
                 self.check_mem_region(n, reg.off, size, reg.mem_size(), zero_ok)
             }
             Base::Buf if !reg.ty.maybe_null() => self.check_buffer(n, reg.off, size, access),

@@ -180,6 +180,20 @@ impl Env<'_> {
         Ok(())
     }
 
+    /// A store to a slice may change the buffer on the stack that came with it. The kernel does not look at this, and goes on with
+    /// what it knows of the stack.
+    pub(crate) fn check_slice_store(&mut self, reg: &Reg) {
+        let Extra::Slice { size, frame, at, .. } = reg.extra else { return };
+        let (start, end) = (i64::from(at), i64::from(at).saturating_add(i64::from(size)).min(0));
+        let Some(frame) = self.cur.frames.get(usize::from(frame)) else { return };
+        let known = (start..end).map(place).any(|(slot, byte)| {
+            frame.stack.get(slot).is_some_and(|s| !matches!(s.bytes[byte], ByteKind::Misc | ByteKind::Invalid))
+        });
+        if known {
+            self.need("a store to a slice over what its buffer is used for");
+        }
+    }
+
     /// The format string of `bpf_snprintf` and its arguments agree.
     pub(crate) fn check_snprintf(&mut self) -> Check {
         let args = *self.reg(5);

@@ -312,8 +312,15 @@ impl Env<'_> {
             return Err(reject!(self, EINVAL, "the prog does not allow writes to packet data"));
         }
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        let frame = meta.buffer_frame;
-        Ok(Reg { dynptr_id: dynptr.id, ..Reg::pointer(ty, Extra::Slice { size, frame }) })
+        // What lies in several pieces is copied to the buffer: packets of XDP.
+        let copied = writable && matches!(dynptr.extra, Extra::Dynptr { kind: DynptrKind::Xdp, .. });
+        if copied && meta.buffer_at.is_none() {
+            self.need("a slice with a buffer that may be anywhere on the stack");
+        }
+        let at = meta.buffer_at.filter(|_| copied).unwrap_or(0);
+        let record = if copied { meta.buffer_record } else { dynptr.ref_obj_id };
+        let slice = Extra::Slice { size, frame: meta.buffer_frame, at, record };
+        Ok(Reg { dynptr_id: dynptr.id, ..Reg::pointer(ty, slice) })
     }
 
     fn kernel_ctx(&self) -> Option<u16> {

@@ -28,6 +28,10 @@ pub(crate) struct KfuncMeta {
     pub(crate) dynptr: Option<Reg>,
     /// Frame of the buffer argument, if that is on the stack.
     pub(crate) buffer_frame: u8,
+    /// Where a buffer on the stack begins; `None` if that is not known, 0 if it is elsewhere.
+    pub(crate) buffer_at: Option<i16>,
+    /// The reference to the record that the buffer is a part of, 0 for none.
+    pub(crate) buffer_record: u32,
     /// Type of the object argument.
     pub(crate) object: Extra,
     /// The path owns that object.
@@ -53,6 +57,8 @@ impl KfuncMeta {
             release: None,
             dynptr: None,
             buffer_frame: 0,
+            buffer_at: Some(0),
+            buffer_record: 0,
             object: Extra::None,
             owning: false,
             root: None,
@@ -220,7 +226,13 @@ impl Env<'_> {
         self.refuse_object_as_memory(n, reg, meta, "UNKNOWN ")?;
         if reg.base() == Base::Stack {
             meta.buffer_frame = u8::try_from(reg.frame()).unwrap_or(u8::MAX);
+            let at = reg.bounds.const_value().map(|v| i64::from(reg.off).wrapping_add(v.cast_signed()));
+            meta.buffer_at = at.and_then(|at| i16::try_from(at).ok());
+        } else if matches!(reg.extra, Extra::Slice { .. }) {
+            // It may itself be a copy on the stack.
+            meta.buffer_at = None;
         }
+        meta.buffer_record = reg.ref_obj_id;
         let at = n - 1;
         let constant = meta.proto.args.get(usize::from(n)) == Some(&KfuncArg::Size(true));
         if !(arg == KfuncArg::MemSizedOrNull && reg.is_null()) {

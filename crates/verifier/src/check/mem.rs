@@ -12,7 +12,7 @@ use crate::env::{Check, Env, reject};
 use crate::mutant::{self, Mutant};
 use crate::print::type_name;
 use crate::spec::FieldKind;
-use crate::state::reg::{Base, Extra, Reg, flags};
+use crate::state::reg::{Base, Extra, GAVE_AWAY, Reg, flags};
 use crate::verified::{MemKind, SockKind};
 
 /// Text after `R1 ` for an index that may be negative.
@@ -74,6 +74,9 @@ impl Env<'_> {
                 let read_only = reg.ty.has(flags::RDONLY);
                 if access == Access::Write && read_only {
                     return Err(reject!(self, EACCES, "R{n} cannot write into {}", type_name(reg.ty)));
+                }
+                if access == Access::Write {
+                    self.check_slice_store(&reg);
                 }
                 if !(read_only && reg.ty.has(flags::UNTRUSTED)) {
                     self.check_mem_region(n, off, bytes, reg.mem_size(), false)?;
@@ -260,6 +263,9 @@ impl Env<'_> {
 
     /// The same for every value of the register's variable part.
     pub(crate) fn check_mem_region(&mut self, n: u8, off: i32, size: u32, region: u32, zero_ok: bool) -> Check {
+        if matches!(self.reg(n).extra, Extra::Slice { record: GAVE_AWAY, .. }) {
+            self.need("a slice of a ring buffer's record that was given away");
+        }
         let b = self.reg(n).bounds;
         let off = i64::from(off);
         let min = b.s64.min;

@@ -185,6 +185,11 @@ pub enum Extra {
         size: u32,
         /// Frame of the buffer; the outermost where the buffer is not on the stack.
         frame: u8,
+        /// Where a buffer on the stack begins, as an offset from that frame's pointer; 0 if there can be no copy there.
+        at: i16,
+        /// The reference to the ring buffer's record that it, or its buffer, is of, 0 for none; [`GAVE_AWAY`] once the record
+        /// was given away.
+        record: u32,
     },
     /// Frame of a stack pointer.
     Frame(u8),
@@ -217,6 +222,8 @@ pub enum Extra {
     Func(u32),
 }
 
+/// No reference: that of a slice whose record was given away.
+pub const GAVE_AWAY: u32 = u32::MAX;
 /// Packet pointer equal to the end.
 pub const AT_PKT_END: i32 = -1;
 /// Packet pointer beyond the end.
