@@ -76,7 +76,10 @@ pub fn our_verdict_of_extension(
 }
 
 fn options(log_level: u32) -> Options {
-    Options { log_level, profile: Profile::linux_6_18(), ..Options::default() }
+    // The kernel bounds a CPU's number by those of the machine.
+    let nr_cpus = u32::try_from(crate::kernel::possible_cpus()).unwrap_or(1);
+    let profile = Profile { nr_cpus, ..Profile::linux_6_18() };
+    Options { log_level, profile, ..Options::default() }
 }
 
 fn verdict_of(spec: &ProgramSpec<'_>, options: &Options) -> (Result<Verified, Rejection>, String) {
