@@ -465,3 +465,69 @@ int ok_slice_with_a_buffer(struct xdp_md *xdp)
 	*slice += 7;
 	return *slice & 0xff;
 }
+
+/* Behind a dynptr there is what the caller has put there. */
+__noinline int size_of_a_moved_dynptr(struct bpf_dynptr *packet)
+{
+	asm volatile("%[packet] += 16" : [packet] "+r"(packet));
+	return bpf_dynptr_size(packet);
+}
+
+SEC("tc")
+int bad_moved_dynptr(struct __sk_buff *skb)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_skb(skb, 0, &packet);
+	return size_of_a_moved_dynptr(&packet);
+}
+
+__noinline int size_of_a_dynptr_moved_by(struct bpf_dynptr *packet, __u8 by)
+{
+	asm volatile("%[packet] += %[by]" : [packet] "+r"(packet) : [by] "r"((__u64)by));
+	return bpf_dynptr_size(packet);
+}
+
+SEC("tc")
+int bad_dynptr_moved_by_a_number(struct __sk_buff *skb)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_skb(skb, 0, &packet);
+	return size_of_a_dynptr_moved_by(&packet, skb->len);
+}
+
+__noinline int clone_of_a_moved_dynptr(struct bpf_dynptr *packet)
+{
+	struct bpf_dynptr copy;
+
+	asm volatile("%[packet] += -8" : [packet] "+r"(packet));
+	return bpf_dynptr_clone(packet, &copy);
+}
+
+SEC("tc")
+int bad_clone_of_a_moved_dynptr(struct __sk_buff *skb)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_skb(skb, 0, &packet);
+	return clone_of_a_moved_dynptr(&packet);
+}
+
+__noinline int read_of_a_moved_dynptr(struct bpf_dynptr *packet)
+{
+	__u8 byte = 0;
+
+	asm volatile("%[packet] += 16" : [packet] "+r"(packet));
+	bpf_dynptr_read(&byte, 1, packet, 0, 0);
+	return byte;
+}
+
+SEC("tc")
+int bad_read_of_a_moved_dynptr(struct __sk_buff *skb)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_skb(skb, 0, &packet);
+	return read_of_a_moved_dynptr(&packet);
+}

@@ -110,7 +110,7 @@ impl Env<'_> {
             if *arg == KfuncArg::Map {
                 self.check_map_argument(n, &reg, meta)?;
             }
-            self.check_kfunc_offset(n, &reg, *arg, meta)?;
+            self.check_kfunc_offset(n, &reg, meta)?;
             self.check_kfunc_pointer(n, &reg, *arg, meta)?;
             if may_be_null {
                 // The kernel lets memory pass that may be null, and the function finds out.
@@ -145,7 +145,7 @@ impl Env<'_> {
     }
 
     /// Which pointers may have an offset when they are passed.
-    fn check_kfunc_offset(&mut self, n: u8, reg: &Reg, arg: KfuncArg, meta: &KfuncMeta) -> Check {
+    fn check_kfunc_offset(&mut self, n: u8, reg: &Reg, meta: &KfuncMeta) -> Check {
         if meta.proto.has(kf::RELEASE) && reg.is_pointer() && reg.ref_obj_id != 0 {
             return self.check_released(reg, n);
         }
@@ -156,7 +156,6 @@ impl Env<'_> {
             }
             Base::NotInit => Ok(()),
             base if may_have_offset(base) => Ok(()),
-            Base::Dynptr if matches!(arg, KfuncArg::Dynptr | KfuncArg::DynptrOrNull) => Ok(()),
             _ => self.check_unmodified(reg, n),
         }
     }
