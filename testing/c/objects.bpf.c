@@ -706,3 +706,20 @@ int bad_unchecked_first_member_in_a_list(struct __sk_buff *skb)
 	bpf_spin_unlock(&front_lock);
 	return 0;
 }
+
+/* The kernel looks for the count behind where the pointer leads to, and returns that. */
+SEC("tc")
+int ok_verdict_count_of_a_moved_object(struct __sk_buff *skb)
+{
+	struct tree_item *node = new_object(struct tree_item), *other;
+
+	if (!node)
+		return 1;
+	other = again((void *)node + 8);
+	drop(node);
+	if (!other)
+		return 2;
+	other->value = 5;
+	drop(other);
+	return 3;
+}

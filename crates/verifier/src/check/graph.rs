@@ -212,6 +212,10 @@ impl Env<'_> {
         let Some(field) = self.record_of(&reg).iter().copied().find(|f| f.kind == FieldKind::Refcount) else {
             return Err(reject!(self, EINVAL, "arg#{at} doesn't point to a type with bpf_refcount field"));
         };
+        if reg.off != 0 {
+            // The kernel counts behind the pointer, and takes what comes back for the object's start.
+            self.need("another reference to an object through a pointer into it");
+        }
         self.facts_mut().object.join(Some(u64::from(field.offset)));
         meta.object = reg.extra;
         meta.owning = !reg.ty.is_non_owning();
