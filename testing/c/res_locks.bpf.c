@@ -262,6 +262,50 @@ int ok_object(struct __sk_buff *skb)
 	return result;
 }
 
+/* What the program and who drives it tell each other: the lock is held; give it back; how often to look for that. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64[3]);
+} signals SEC(".maps");
+
+SEC("tc")
+int ok_hold(struct __sk_buff *skb)
+{
+	__u32 key = 0;
+	volatile __u64 *signal = bpf_map_lookup_elem(&signals, &key);
+	struct bpf_iter_num outer, inner;
+	int rounds, told = 0;
+
+	if (!signal)
+		return -1;
+	rounds = signal[2];
+	if (bpf_res_spin_lock(&lock_a))
+		return -2;
+	signal[0] = 1;
+	bpf_iter_num_new(&outer, 0, rounds);
+	while (bpf_iter_num_next(&outer) && !told) {
+		bpf_iter_num_new(&inner, 0, 1 << 20);
+		while (bpf_iter_num_next(&inner) && !told)
+			told = signal[1] != 0;
+		bpf_iter_num_destroy(&inner);
+	}
+	bpf_iter_num_destroy(&outer);
+	bpf_res_spin_unlock(&lock_a);
+	return told;
+}
+
+SEC("tc")
+int ok_try(struct __sk_buff *skb)
+{
+	int result = bpf_res_spin_lock(&lock_a);
+
+	if (!result)
+		bpf_res_spin_unlock(&lock_a);
+	return -result;
+}
+
 /* A tree below such a lock, whose order takes another one. */
 private(E) struct bpf_res_spin_lock tree_lock;
 private(E) struct bpf_rb_root tree contains(leaf, rb);

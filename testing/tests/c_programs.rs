@@ -192,6 +192,41 @@ fn a_value_is_read_after_its_map_was_replaced() {
     }
 }
 
+/// A lock that another run keeps: it is waited for a quarter of a second, and had once it is given back.
+#[test]
+fn a_lock_is_not_waited_for_for_ever() {
+    const ETIMEDOUT: u64 = 110;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("c/res_locks.bpf.o");
+    let (file, bytes, spec) = parse(&path);
+    let mut object = Object::from_bytes(&file, &bytes).unwrap();
+    for program in &spec.programs {
+        object.set_autoload(&program.name, ["ok_hold", "ok_try"].contains(&program.name.as_str())).unwrap();
+    }
+    let words = |words: [u64; 3]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let skb = || Skb::packet(&packet()).build(ProgType::SchedCls).unwrap();
+    for mode in [Mode::Interp, Mode::Jit] {
+        let loaded = Engine::builder().mode(mode).vcpus(2).build().unwrap().load(object.clone()).unwrap();
+        let signals = loaded.raw_map("signals").unwrap();
+        signals.update(&[0; 4], &words([0, 0, 8 << 20]), 0).unwrap();
+        let (hold, attempt) = (loaded.program("ok_hold").unwrap(), loaded.program("ok_try").unwrap());
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| hold.run(&mut skb()).unwrap());
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while signals.lookup(&[0; 4], 0).unwrap()[0] == 0 && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            let started = Instant::now();
+            let refused = attempt.run(&mut skb()).unwrap();
+            let waited = started.elapsed();
+            signals.update(&[0; 4], &words([1, 1, 0]), 0).unwrap();
+            assert_eq!(holder.join().unwrap(), 1, "{mode:?}: it held the lock until it was told");
+            assert_eq!(refused, ETIMEDOUT, "{mode:?}");
+            assert!(waited >= Duration::from_millis(250), "{mode:?}: {waited:?}");
+            assert_eq!(attempt.run(&mut skb()).unwrap(), 0, "{mode:?}: it is free again");
+        });
+    }
+}
+
 /// Two locks that threads take in both orders: whoever cannot have both goes on without, and nobody is let in beside another.
 #[test]
 fn locks_that_refuse_exclude_and_never_hang() {
