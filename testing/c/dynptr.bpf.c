@@ -531,3 +531,120 @@ int bad_read_of_a_moved_dynptr(struct __sk_buff *skb)
 	bpf_dynptr_from_skb(skb, 0, &packet);
 	return read_of_a_moved_dynptr(&packet);
 }
+
+/* A function does not know whether it is given a packet's dynptr; the kernel takes it for none. */
+__noinline int store_to_a_moved_packet(struct __sk_buff *skb, struct bpf_dynptr *packet)
+{
+	__u8 room[8];
+	__u8 *slice = bpf_dynptr_slice_rdwr(packet, 0, room, sizeof(room));
+
+	if (!slice)
+		return 1;
+	bpf_skb_change_tail(skb, 200, 0);
+	*slice = 7;
+	return 2;
+}
+
+SEC("tc")
+int ok_verdict_slice_of_a_moved_packet(struct __sk_buff *skb)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_skb(skb, 0, &packet);
+	return store_to_a_moved_packet(skb, &packet);
+}
+
+__noinline int load_from_a_moved_packet(struct __sk_buff *skb, struct bpf_dynptr *packet)
+{
+	struct bpf_dynptr copy;
+	__u8 *slice;
+
+	bpf_dynptr_clone(packet, &copy);
+	slice = bpf_dynptr_slice(&copy, 0, 0, 8);
+	bpf_skb_change_tail(skb, 200, 0);
+	return slice ? *slice : 0;
+}
+
+SEC("tc")
+int ok_verdict_slice_of_a_copy_of_a_moved_packet(struct __sk_buff *skb)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_skb(skb, 0, &packet);
+	return load_from_a_moved_packet(skb, &packet);
+}
+
+__noinline int store_over_a_pointer(struct bpf_dynptr *packet)
+{
+	union room room = {};
+	__u32 zero = 0;
+	__u64 *slice, *value = bpf_map_lookup_elem(&values, &zero);
+
+	if (!value)
+		return 1;
+	slice = bpf_dynptr_slice_rdwr(packet, 16, room.bytes, sizeof(room.bytes));
+	if (!slice)
+		return 2;
+	*(__u64 *volatile *)&room.pointer = value;
+	*slice = 7;
+	asm volatile("" ::: "memory");
+	**(__u64 *volatile *)&room.pointer = 1;
+	return 3;
+}
+
+SEC("xdp")
+int ok_verdict_slice_over_a_pointer_of_a_function(struct xdp_md *xdp)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_xdp(xdp, 0, &packet);
+	return store_over_a_pointer(&packet);
+}
+
+__noinline int sum_of_a_slice(struct bpf_dynptr *packet)
+{
+	__u8 room[8];
+	__u8 *slice = bpf_dynptr_slice_rdwr(packet, 16, room, sizeof(room));
+
+	if (!slice)
+		return 1;
+	slice[1] += 3;
+	return slice[0] + slice[1];
+}
+
+SEC("tc")
+int ok_slice_of_a_function(struct __sk_buff *skb)
+{
+	struct bpf_dynptr packet;
+
+	bpf_dynptr_from_skb(skb, 0, &packet);
+	return sum_of_a_slice(&packet);
+}
+
+/* Memory of a caller is no packet to the kernel either. */
+__noinline int store_behind_a_change(struct __sk_buff *skb, __u64 *word)
+{
+	bpf_skb_change_tail(skb, 200, 0);
+	if (!word)
+		return 1;
+	*word = 7;
+	return 2;
+}
+
+SEC("tc")
+int ok_verdict_packet_is_moved_by_a_function(struct __sk_buff *skb)
+{
+	__u64 *word = (void *)(long)skb->data;
+
+	if ((void *)(word + 1) > (void *)(long)skb->data_end)
+		return 1;
+	return store_behind_a_change(skb, word);
+}
+
+SEC("tc")
+int ok_word_of_a_function_that_moves_the_packet(struct __sk_buff *skb)
+{
+	__u64 word = 1;
+
+	return store_behind_a_change(skb, &word) + word;
+}

@@ -251,6 +251,10 @@ impl Env<'_> {
                     if reg.is_null() && nullable {
                         continue;
                     }
+                    if self.subprogs[sub].changes_pkt_data && self.may_be_of_a_packet(&reg) {
+                        // The kernel takes it for other memory, which stays where it is.
+                        self.need("a packet's memory in a function that may move the packet");
+                    }
                     self.check_memory_arg(n, &reg, size, nullable).map_err(|refused| match refused.kind {
                         RejectionKind::Safety => Box::new(Reject { errno: Errno::EINVAL, ..*refused }),
                         _ => refused,

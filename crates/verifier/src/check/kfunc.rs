@@ -6,13 +6,14 @@
 
 use skep_abi::kfunc::{self, KfuncArg, KfuncProto, KfuncRet, flags as kf};
 
+use crate::check::global::Arg;
 use crate::check::helper::CallTraits;
 use crate::check::kfunc_arg::KfuncMeta;
 use crate::env::{Check, Env, reject};
 use crate::explore::Flow;
 use crate::spec::{FieldKind, FieldTarget, ObjectType};
 use crate::state::frame::Callback;
-use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
+use crate::state::reg::{Base, DynptrKind, Extra, OF_A_CALLER, Reg, RegType, flags};
 
 const WQ_SET_CALLBACK: &str = "bpf_wq_set_callback_impl";
 
@@ -313,14 +314,28 @@ impl Env<'_> {
         }
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         // What lies in several pieces is copied to the buffer: packets of XDP.
-        let copied = writable && matches!(dynptr.extra, Extra::Dynptr { kind: DynptrKind::Xdp, .. });
-        if copied && meta.buffer_at.is_none() {
-            self.need("a slice with a buffer that may be anywhere on the stack");
+        let of_a_caller =
+            self.is_given_dynptrs() && matches!(dynptr.extra, Extra::Dynptr { kind: DynptrKind::Local, .. });
+        let of_xdp = matches!(dynptr.extra, Extra::Dynptr { kind: DynptrKind::Xdp, .. });
+        let copied = writable && (of_xdp || of_a_caller);
+        if copied && (meta.buffer_at.is_none() || (of_a_caller && meta.buffer_record != 0)) {
+            self.need("a slice with a buffer that may be anywhere");
         }
         let at = meta.buffer_at.filter(|_| copied).unwrap_or(0);
-        let record = if copied { meta.buffer_record } else { dynptr.ref_obj_id };
+        let record = match copied {
+            _ if of_a_caller => OF_A_CALLER,
+            true => meta.buffer_record,
+            false => dynptr.ref_obj_id,
+        };
         let slice = Extra::Slice { size, frame: meta.buffer_frame, at, record };
         Ok(Reg { dynptr_id: dynptr.id, ..Reg::pointer(ty, slice) })
+    }
+
+    /// Whether the function that is walked gets dynptrs, of which the kernel says that they are none of a packet.
+    fn is_given_dynptrs(&self) -> bool {
+        let sub = self.cur.frames[0].subprog as usize;
+        let args = self.subprogs.get(sub).and_then(|sub| sub.args.as_ref());
+        args.is_some_and(|signature| signature.args.iter().any(|arg| matches!(arg, Arg::Dynptr)))
     }
 
     fn kernel_ctx(&self) -> Option<u16> {

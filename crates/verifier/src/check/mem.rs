@@ -264,7 +264,7 @@ impl Env<'_> {
     /// The same for every value of the register's variable part.
     pub(crate) fn check_mem_region(&mut self, n: u8, off: i32, size: u32, region: u32, zero_ok: bool) -> Check {
         if matches!(self.reg(n).extra, Extra::Slice { record: GAVE_AWAY, .. }) {
-            self.need("a slice of a ring buffer's record that was given away");
+            self.need("a slice of memory that was given away or moved");
         }
         let b = self.reg(n).bounds;
         let off = i64::from(off);

@@ -10,7 +10,7 @@ use crate::check::Access;
 use crate::env::{Check, Env, reject};
 use crate::mutant::{self, Mutant};
 use crate::state::frame::State;
-use crate::state::reg::{AT_PKT_END, BEYOND_PKT_END, Base, Extra, Reg, flags};
+use crate::state::reg::{AT_PKT_END, BEYOND_PKT_END, Base, Extra, OF_A_CALLER, Reg, flags};
 
 /// Largest offset into a packet (`MAX_PACKET_OFF`).
 const MAX_PACKET_OFF: u64 = 0xffff;
@@ -176,6 +176,12 @@ impl Env<'_> {
         Ok(())
     }
 
+    /// Whether memory may move with the packet.
+    pub(crate) fn may_be_of_a_packet(&self, reg: &Reg) -> bool {
+        let of_a_caller = matches!(reg.extra, Extra::Slice { record: OF_A_CALLER, .. });
+        is_packet_any(reg) || reg.ty.has(flags::DYNPTR_PACKET) || of_a_caller
+    }
+
     /// Packet data may have moved: every pointer into it becomes a number.
     pub(crate) fn clear_packet_pointers(&mut self) {
         if mutant::active(Mutant::StalePacket) {
@@ -184,6 +190,8 @@ impl Env<'_> {
         let unknown = self.unknown();
         let touched = |r: &Reg| is_packet_any(r) || (r.base() == Base::Mem && r.ty.has(flags::DYNPTR_PACKET));
         self.cur.for_each_reg(touched, |r| *r = unknown);
+        // The kernel does not know of these that they may be of the packet.
+        self.cur.lose_slices_of(OF_A_CALLER);
     }
 }
 

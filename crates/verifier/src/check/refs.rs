@@ -5,7 +5,7 @@
 
 use crate::env::{Check, Env, log, reject};
 use crate::state::frame::{RefKind, Reference};
-use crate::state::reg::{Extra, GAVE_AWAY, Reg};
+use crate::state::reg::{Extra, Reg};
 
 impl Env<'_> {
     /// Takes a reference at the current instruction.
@@ -25,14 +25,7 @@ impl Env<'_> {
         let dead = if self.caps.perfmon { Reg::UNKNOWN } else { Reg::NOT_INIT };
         self.cur.for_each_reg(|r| r.is_pointer() && r.ref_obj_id == id, |r| *r = dead);
         // The kernel lets programs use slices on, and write what others have got meanwhile.
-        self.cur.for_each_reg(
-            |r| matches!(r.extra, Extra::Slice { record, .. } if record == id),
-            |r| {
-                if let Extra::Slice { record, .. } = &mut r.extra {
-                    *record = GAVE_AWAY;
-                }
-            },
-        );
+        self.cur.lose_slices_of(id);
         true
     }
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::bounds::Interval;
-use super::reg::{Extra, Reg};
+use super::reg::{Extra, GAVE_AWAY, Reg};
 use super::stack::{ByteKind, Slot};
 
 /// Registers r0-r10.
@@ -286,6 +286,18 @@ impl State {
     #[must_use]
     pub fn frame_insn(&self, frame: usize) -> u32 {
         self.frames.get(frame + 1).map_or(self.insn, |inner| inner.callsite)
+    }
+
+    /// Slices of this record are of nothing any more.
+    pub fn lose_slices_of(&mut self, lost: u32) {
+        self.for_each_reg(
+            |r| matches!(r.extra, Extra::Slice { record, .. } if record == lost),
+            |r| {
+                if let Extra::Slice { record, .. } = &mut r.extra {
+                    *record = GAVE_AWAY;
+                }
+            },
+        );
     }
 
     /// Calls `f` for every register and every spilled register of the chain.

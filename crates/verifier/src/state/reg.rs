@@ -187,8 +187,8 @@ pub enum Extra {
         frame: u8,
         /// Where a buffer on the stack begins, as an offset from that frame's pointer; 0 if there can be no copy there.
         at: i16,
-        /// The reference to the ring buffer's record that it, or its buffer, is of, 0 for none; [`GAVE_AWAY`] once the record
-        /// was given away.
+        /// The reference to the ring buffer's record that it, or its buffer, is of, 0 for none, or [`OF_A_CALLER`]; [`GAVE_AWAY`]
+        /// once that is gone.
         record: u32,
     },
     /// Frame of a stack pointer.
@@ -222,8 +222,10 @@ pub enum Extra {
     Func(u32),
 }
 
-/// No reference: that of a slice whose record was given away.
+/// No reference: that of a slice whose record was given away, or whose packet may have moved.
 pub const GAVE_AWAY: u32 = u32::MAX;
+/// No reference: that of a slice of whatever a function was given, a packet perhaps.
+pub const OF_A_CALLER: u32 = u32::MAX - 1;
 /// Packet pointer equal to the end.
 pub const AT_PKT_END: i32 = -1;
 /// Packet pointer beyond the end.
