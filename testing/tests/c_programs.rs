@@ -96,8 +96,7 @@ fn run(object: &Object, program: &str, mode: Mode) -> Option<u32> {
     }
     let loaded = match Engine::builder().mode(mode).build().unwrap().load(object) {
         Ok(loaded) => loaded,
-        // Helpers that the engine lacks are missed when the program is published.
-        Err(LoadError::Needs { .. } | LoadError::Build { .. }) => return None,
+        Err(LoadError::Needs { .. }) => return None,
         Err(error) => panic!("{program}: {error}\n{}", error.log()),
     };
     let program = loaded.program(program).unwrap();

@@ -16,8 +16,8 @@ use skep_runtime::map::{Map, Slot};
 use skep_runtime::object::{ObjectType, OwningField, Owns};
 use skep_runtime::{Program, ProgramParts};
 use skep_verifier::{
-    FieldKind, FieldTarget, MapShape, ObjectLayout, Options, ProgFlags, RecordField, RewriteError, RewriteOptions,
-    Verified, Xlated,
+    FieldKind, FieldTarget, InsnIdx, MapShape, Need, ObjectLayout, Options, ProgFlags, RecordField, RewriteError,
+    RewriteOptions, Verified, Xlated,
 };
 
 use crate::code::{self, Code};
@@ -30,6 +30,9 @@ use crate::object::Object;
 use crate::pokes::PokeWatcher;
 use crate::program::Source;
 use crate::verify::{explained, is_map_iterator};
+
+/// `BPF_JMP|BPF_CALL`; a call with `src` 0 is one of a helper.
+pub(crate) const CALL: u8 = 0x85;
 
 /// Choices for one load.
 #[derive(Clone, Debug, Default)]
@@ -224,12 +227,27 @@ fn rewrite(
         ..RewriteOptions::default()
     };
     match skep_verifier::rewrite(view, verified, &options) {
-        Ok(xlated) => Ok((xlated, types)),
+        Ok(xlated) => match missing_helper(engine, &xlated) {
+            Some(need) => Err(LoadError::Needs { program: program(), need }),
+            None => Ok((xlated, types)),
+        },
         Err(RewriteError::NotRunnable(need)) => Err(LoadError::Needs { program: program(), need }),
         Err(error) => {
             Err(LoadError::Build { program: program(), step: "cannot be rewritten", source: Box::new(error) })
         }
     }
+}
+
+/// The first call of a helper that this engine has no body for.
+fn missing_helper(engine: &Engine, xlated: &Xlated) -> Option<Need> {
+    let missing = |insn: &RawInsn| {
+        let called = insn.code == CALL && insn.src == 0;
+        called && u32::try_from(insn.imm).map_or(true, |id| engine.state().helper(id).is_none())
+    };
+    let at = xlated.insns.iter().position(missing)?;
+    let id = xlated.insns[at].imm;
+    let what = skep_abi::helper::helper_name(id).map_or_else(|| format!("helper {id}"), |name| format!("helper {name}"));
+    Some(Need { insn: InsnIdx(*xlated.source.get(at)?), what })
 }
 
 /// By id in the program's BTF; kept as long as the program, or an object of it.

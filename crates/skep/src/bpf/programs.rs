@@ -25,7 +25,7 @@ use super::{read, types, write_log};
 use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::extension::{self, Target};
-use crate::load;
+use crate::load::{self, CALL};
 use crate::object::Object;
 use crate::program::source_of;
 
@@ -39,7 +39,6 @@ const MAX_LICENSE: usize = 128;
 const MAX_RECORD: u32 = 252;
 /// Levels 1 and 2, statistics, fixed size.
 const LOG_LEVELS: u32 = 15;
-const CALL: u8 = 0x85;
 
 /// Where the last member of BPF_LINK_CREATE ends (`target_btf_id`).
 pub(super) const LINK_END: usize = 20;
