@@ -1,18 +1,18 @@
 //! Loads with fewer capabilities, or none.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use super::setting::Setting;
 
 const VERSION_3: u32 = 0x2008_0522;
 /// Says who may load programs: 0 everybody.
 const SYSCTL: &str = "/proc/sys/kernel/unprivileged_bpf_disabled";
 
-/// While it lives, programs may be loaded without any capability; what the machine allowed before it allows again afterwards.
+/// While it lives, programs may be loaded without any capability; what the machine allowed before it allows again afterwards, even
+/// if this process is killed.
 #[derive(Debug)]
 pub struct Unprivileged {
-    /// Locked, so that two of them do not restore each other's setting.
-    sysctl: File,
-    before: String,
+    _allowed: Setting,
 }
 
 impl Unprivileged {
@@ -35,19 +35,8 @@ impl Unprivileged {
     /// # Errors
     /// One sentence, where the machine does not let it be allowed.
     pub fn allow() -> Result<Self, String> {
-        let why = |error: std::io::Error| format!("{SYSCTL}: {error}");
-        let mut sysctl = File::options().read(true).write(true).open(SYSCTL).map_err(why)?;
-        sysctl.lock().map_err(why)?;
-        let mut before = String::new();
-        sysctl.read_to_string(&mut before).map_err(why)?;
-        let mut allowed = Self { sysctl, before };
-        allowed.set("0").map_err(why)?;
-        Ok(allowed)
-    }
-
-    fn set(&mut self, value: &str) -> std::io::Result<()> {
-        self.sysctl.rewind()?;
-        self.sysctl.write_all(value.as_bytes())
+        let allowed = Setting::hold(Path::new(SYSCTL), "0").map_err(|error| format!("{SYSCTL}: {error}"))?;
+        Ok(Self { _allowed: allowed })
     }
 
     /// Does `work` on this thread without any capability.
@@ -69,15 +58,6 @@ impl Unprivileged {
         let restored = unsafe { capabilities(libc::SYS_capset, mine.as_mut_ptr()) };
         assert!(restored, "permitted capabilities can be taken up");
         Ok(done)
-    }
-}
-
-impl Drop for Unprivileged {
-    fn drop(&mut self) {
-        let before = std::mem::take(&mut self.before);
-        if let Err(error) = self.set(before.trim()) {
-            eprintln!("{SYSCTL} was {} and stays 0: {error}", before.trim());
-        }
     }
 }
 

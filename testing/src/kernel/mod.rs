@@ -9,7 +9,9 @@ mod btf;
 mod caps;
 mod map;
 mod memory;
+mod patience;
 mod prog;
+mod setting;
 mod sys;
 
 use std::sync::OnceLock;
@@ -19,6 +21,7 @@ pub use btf::{BtfFd, BtfLoad, btf_load};
 pub use caps::{Unprivileged, without_perfmon};
 pub use map::{Batch, Map, MapCreate, MapInfo};
 pub use memory::{KernelMemory, symbols};
+pub use patience::Patience;
 pub use prog::{LoadFailure, Loaded, Prog, ProgInfo, ProgLoad, TestRun, TestRunResult};
 
 use skep_abi::{Errno, ProgType, RawInsn};
