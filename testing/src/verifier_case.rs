@@ -252,15 +252,15 @@ impl Case {
         (outcome, log.into_text())
     }
 
-    /// What our verifier says with another kernel's rules: nothing for acceptance, else the message.
+    /// What our verifier says with another kernel's rules.
     #[must_use]
-    pub fn refusal_by(&self, profile: &Profile) -> Option<String> {
+    pub fn by_profile(&self, profile: &Profile) -> Outcome {
         let mut log = Log::new();
         let verdict = self.with_spec(0, |spec, options| {
             let options = Options { profile: profile.clone(), ..options.clone() };
             skep_verifier::verify(spec, &options, &mut log)
         });
-        verdict.err().map(|refused| refused.message)
+        verdict.map_or_else(|refused| Outcome::Reject(refused.errno, refused.message), |_| Outcome::Accept)
     }
 
     /// Why our verifier refuses it.
@@ -310,7 +310,7 @@ impl Case {
         f(&spec, &options)
     }
 
-    /// What the running kernel says, and its log.
+    /// What the running kernel says, and its log; at level 0 its messages alone.
     ///
     /// # Errors
     /// A map cannot be made.
@@ -377,7 +377,8 @@ impl Case {
             flags: self.flags,
             ..ProgLoad::new(self.prog_type, &insns)
         };
-        match load.load() {
+        let loaded = if log_level == 0 { load.load_briefly() } else { load.load() };
+        match loaded {
             Ok(loaded) => (Outcome::Accept, loaded.log),
             Err(failure) => (Outcome::Reject(failure.errno, last_line(&failure.log)), failure.log),
         }
@@ -397,11 +398,16 @@ impl Case {
     }
 }
 
+/// How lines begin that are no message.
+const STATISTICS: [&str; 4] = ["processed ", "verification time ", "stack depth ", "; "];
+
 /// The last line of a log that is a message: not the statistics, not a source line.
 #[must_use]
 pub fn last_line(log: &str) -> String {
     let log = crate::kernel::before_explanation(log);
-    let mut lines = log.lines().rev().filter(|l| !l.is_empty() && !l.starts_with("processed ") && !l.starts_with("; "));
+    let statistic =
+        |line: &str| STATISTICS.iter().any(|start| line.starts_with(start)) || line.contains(" insns_self ");
+    let mut lines = log.lines().rev().filter(|line| !line.is_empty() && !statistic(line));
     let mut last = lines.next().unwrap_or_default();
     let marker = "infinite loop detected at insn";
     if let Some(line) = log.lines().rev().find(|l| l.contains(marker)) {

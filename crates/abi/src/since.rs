@@ -67,6 +67,13 @@ const HELPERS: &[(u32, KernelVersion)] = &[
     (211, v(6, 2)),
 ];
 
+/// Helpers that programs of some types may call later than the others, by type and id.
+const HELPERS_IN: &[(ProgType, u32, KernelVersion)] = &[
+    (ProgType::RawTracepoint, 174, v(6, 10)),
+    (ProgType::RawTracepointWritable, 174, v(6, 10)),
+    (ProgType::SkMsg, 120, v(6, 10)),
+];
+
 /// Flags of `BPF_PROG_LOAD`, as bits.
 const PROG_FLAGS: &[(u32, KernelVersion)] =
     &[(1 << 5, v(5, 18)), (1 << 6, v(6, 3)), (1 << 7, v(6, 8)), (1 << 16, v(6, 9))];
@@ -138,8 +145,14 @@ const KFUNCS: &[(&str, KernelVersion)] = &[
     ("bpf_iter_css_", v(6, 7)),
     ("bpf_task_get_cgroup1", v(6, 8)),
     ("bpf_arena_", v(6, 9)),
+    ("bpf_arena_reserve_pages", v(6, 17)),
     ("bpf_sk_assign_tcp_reqsk", v(6, 9)),
     ("bpf_preempt_", v(6, 10)),
+    ("bpf_kfunc_call_test_release", v(5, 18)),
+    ("bpf_kfunc_call_memb_release", v(5, 19)),
+    ("bpf_xdp_get_xfrm_state", v(6, 8)),
+    ("bpf_xdp_xfrm_state_release", v(6, 8)),
+    ("bpf_copy_from_user_str", v(6, 12)),
     ("bpf_wq_", v(6, 10)),
     ("bpf_crypto_", v(6, 10)),
     ("bpf_session_", v(6, 10)),
@@ -177,6 +190,19 @@ pub fn map_type(map: MapType) -> KernelVersion {
 #[must_use]
 pub fn helper(id: u32) -> KernelVersion {
     HELPERS.iter().find(|(last, _)| id <= *last).map_or(KernelVersion(u8::MAX, 0), |(_, since)| *since)
+}
+
+/// The first release in which programs of this type may call this helper, if that is later than for others.
+#[must_use]
+pub fn helper_in(prog: ProgType, id: u32) -> KernelVersion {
+    HELPERS_IN.iter().find(|(p, h, _)| (*p, *h) == (prog, id)).map_or(OLDEST, |(_, _, since)| *since)
+}
+
+/// Whether kernels look at the attach type with which a program of this type is loaded; where they do not, it may be newer than
+/// they are.
+#[must_use]
+pub fn checks_attach_type(prog: ProgType) -> bool {
+    !matches!(prog, ProgType::Kprobe | ProgType::SchedCls | ProgType::SchedAct)
 }
 
 /// The first release with all of these load flags.

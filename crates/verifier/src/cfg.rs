@@ -209,7 +209,7 @@ impl Env<'_> {
                 if seen == UNSEEN {
                     colour[to as usize] = OPEN;
                     stack.push((to, 0));
-                } else if seen == OPEN && !self.caps.bpf {
+                } else if seen == OPEN && !self.may_loop(at, edge) {
                     self.print_line(at, &format!("{at}: "));
                     self.print_line(to, &format!("{to}: "));
                     return Err(self.malformed(format!("back-edge from insn {at} to {to}")));
@@ -230,6 +230,14 @@ impl Env<'_> {
             at += 1;
         }
         Ok(())
+    }
+
+    /// Whether the `n`th edge out of `at` may lead back.
+    fn may_loop(&self, at: u32, n: usize) -> bool {
+        let raw = self.spec.insns[at as usize];
+        let jumps = is_jump_class(raw.code) && !matches!(raw.code & 0xf0, 0x80 | 0x90);
+        let refers = is_ld_imm64(raw) && n > 0;
+        self.caps.bpf && (jumps || refers || self.options.profile.loops_anywhere)
     }
 
     /// The `n`th edge out of `at`: fall through, then the jump target or the called subprogram.

@@ -41,6 +41,38 @@ pub struct Profile {
     pub stored_constants: bool,
     /// Whether scalars of less than 8 bytes keep their bounds on the stack (5.16).
     pub narrow_spills: bool,
+    /// Whether a scalar stays linked to its copy on the stack, of which a part may be read (6.9).
+    pub follows_spills: bool,
+    /// Whether privileged programs may read stack that lies below everything that was written (6.8).
+    pub whole_stack: bool,
+    /// Whether a comparison of two numbers of which none is a constant decides and teaches anything but equality (6.8).
+    pub compares_ranges: bool,
+    /// Whether a number and an interval in which it is not are known to differ (6.4).
+    pub equality_by_range: bool,
+    /// Whether a constant in the first operand decides a comparison (6.4).
+    pub left_constants: bool,
+    /// Whether a copy of the low half of a number that has no more stays linked to it (6.4).
+    pub links_low_halves: bool,
+    /// Whether a map itself is known not to be null.
+    pub maps_not_null: bool,
+    /// Whether not being equal to the end of an interval teaches anything (6.8).
+    pub learns_from_unequal: bool,
+    /// Whether a pointer that equals one that is not null is not null (6.2).
+    pub learns_not_null: bool,
+    /// Whether what a negation or a byte swap gives is known.
+    pub unary_results: bool,
+    /// Whether the range of `bpf_get_smp_processor_id` is known.
+    pub cpu_range: bool,
+    /// Whether a barrier stops speculation that goes wrong, instead of the program being refused (6.16).
+    pub stops_speculation: bool,
+    /// Whether tags of the arguments of global functions count (6.8).
+    pub argument_tags: bool,
+    /// Whether global functions may be called while preemption is disabled.
+    pub globals_without_preemption: bool,
+    /// Whether a loop may be closed by any instruction, not by jumps alone (6.7).
+    pub loops_anywhere: bool,
+    /// Of what a frame's stack counts as a multiple.
+    pub stack_granularity: u32,
 }
 
 impl Profile {
@@ -77,7 +109,15 @@ impl Profile {
     /// Linux 6.1.
     #[must_use]
     pub fn linux_6_1() -> Self {
-        Self { name: Cow::Borrowed("6.1"), version: KernelVersion(6, 1), ..Self::linux_6_6() }
+        Self {
+            name: Cow::Borrowed("6.1"),
+            version: KernelVersion(6, 1),
+            learns_not_null: false,
+            equality_by_range: false,
+            left_constants: false,
+            links_low_halves: false,
+            ..Self::linux_6_6()
+        }
     }
 
     /// Linux 6.6.
@@ -89,6 +129,15 @@ impl Profile {
             fastcall: false,
             linked_sums: false,
             calls_under_lock: false,
+            follows_spills: false,
+            whole_stack: false,
+            compares_ranges: false,
+            learns_from_unequal: false,
+            cpu_range: false,
+            maps_not_null: false,
+            argument_tags: false,
+            loops_anywhere: false,
+            stack_granularity: 32,
             ..Self::linux_6_12()
         }
     }
@@ -102,6 +151,9 @@ impl Profile {
             private_stacks: false,
             known_keys: false,
             arena_sums: false,
+            unary_results: false,
+            stops_speculation: false,
+            globals_without_preemption: false,
             ..Self::linux_6_18()
         }
     }
@@ -125,6 +177,22 @@ impl Profile {
             unwritten_stack: true,
             stored_constants: true,
             narrow_spills: true,
+            follows_spills: true,
+            whole_stack: true,
+            compares_ranges: true,
+            learns_from_unequal: true,
+            learns_not_null: true,
+            equality_by_range: true,
+            left_constants: true,
+            links_low_halves: true,
+            maps_not_null: true,
+            unary_results: true,
+            cpu_range: true,
+            stops_speculation: true,
+            argument_tags: true,
+            globals_without_preemption: true,
+            loops_anywhere: true,
+            stack_granularity: 16,
         }
     }
 

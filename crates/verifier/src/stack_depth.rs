@@ -59,14 +59,17 @@ impl Env<'_> {
         self.options.profile.private_stacks && guarded && !replaces && !tail_calls
     }
 
-    fn rounded(depth: u32) -> u32 {
-        depth.next_multiple_of(16)
+    fn rounded(&self, depth: u32) -> u32 {
+        // A frame that is not used counts where the interpreter's stacks are counted.
+        let granularity = self.options.profile.stack_granularity;
+        let least = u32::from(granularity > 16);
+        depth.max(least).next_multiple_of(granularity)
     }
 
     /// Bytes that a function adds to the shared stack. One with a stack of its own has 512 bytes there, which is more than any
     /// instruction can use.
     fn shared_stack(&self, sub: usize, private: &mut Private) -> u32 {
-        let own = Self::rounded(self.subprogs[sub].stack_depth);
+        let own = self.rounded(self.subprogs[sub].stack_depth);
         private.shared[sub] |= !private.enabled;
         if own >= MIN_PRIVATE_STACK && !private.shared[sub] { 0 } else { own }
     }

@@ -16,7 +16,9 @@ impl Env<'_> {
     pub(crate) fn check_release(&mut self) -> Check {
         let spec = self.spec;
         self.since(since::prog_type(spec.prog_type), || format!("programs of type {}", spec.prog_type))?;
-        self.since(since::attach_type(spec.attach_type), || format!("attach type {}", spec.attach_type))?;
+        if since::checks_attach_type(spec.prog_type) {
+            self.since(since::attach_type(spec.attach_type), || format!("attach type {}", spec.attach_type))?;
+        }
         self.since(since::prog_flags(spec.flags.0), || format!("load flags {:#x}", spec.flags.0))
     }
 
@@ -32,7 +34,8 @@ impl Env<'_> {
                     let own = |id| self.spec.helpers.is_some_and(|t| t.get(id).is_some());
                     let id = u32::try_from(id).unwrap_or(u32::MAX);
                     if !own(id) {
-                        self.since(since::helper(id), || Self::helper_label(id.cast_signed()))?;
+                        let since = since::helper(id).max(since::helper_in(self.spec.prog_type, id));
+                        self.since(since, || Self::helper_label(id.cast_signed()))?;
                     }
                 }
                 Insn::Call { target: CallTarget::Kfunc { id, .. } } => {

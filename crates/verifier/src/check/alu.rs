@@ -41,7 +41,7 @@ impl Env<'_> {
                 self.check_no_pointer_leak(dst)?;
                 self.check_dst_no_mark(dst)?;
                 let reg = *self.reg(dst.number());
-                if reg.is_scalar() {
+                if reg.is_scalar() && self.options.profile.unary_results {
                     let bounds = scalar_alu::neg(width, &reg.bounds);
                     self.set_scalar_result(dst, reg, bounds);
                     self.reg_mut(dst.number()).unlink();
@@ -55,7 +55,7 @@ impl Env<'_> {
                 self.check_no_pointer_leak(dst)?;
                 self.check_dst_no_mark(dst)?;
                 let reg = *self.reg(dst.number());
-                if !reg.is_scalar() {
+                if !reg.is_scalar() || !self.options.profile.unary_results {
                     self.set_unknown(dst.number());
                 } else if kind != EndKind::ToLe || bits != 64 {
                     let bounds = scalar_alu::end(kind, bits, &reg.bounds);
@@ -130,7 +130,7 @@ impl Env<'_> {
             return Ok(());
         }
         let unchanged = match sign_from {
-            None => value.bounds.fits_u32(),
+            None => value.bounds.fits_u32() && self.options.profile.links_low_halves,
             Some(bits) => value.bounds.u64.max < 1u64 << (bits - 1),
         };
         if unchanged {

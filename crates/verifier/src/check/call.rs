@@ -59,6 +59,10 @@ impl Env<'_> {
             self.note("global function calls are not allowed while holding a lock,");
             return Err(reject!(self, EINVAL, "use static function instead"));
         }
+        if self.cur.res.preempt > 0 && !self.options.profile.globals_without_preemption {
+            self.note("global function calls are not allowed with preemption disabled,");
+            return Err(reject!(self, EINVAL, "use static function instead"));
+        }
         let name = self.subprogs[sub].name.clone();
         let res = &self.cur.res;
         let atomic = res.rcu > 0 || res.preempt > 0 || res.irq != 0 || !self.cur.sleepable;

@@ -31,7 +31,8 @@ impl Env<'_> {
     /// The end of a function, or of the program.
     pub(crate) fn check_exit(&mut self, print_state: &mut bool) -> Check<Flow> {
         let main = self.cur.depth() == 0;
-        self.check_resource_leak(false, main, "BPF_EXIT instruction in main prog")?;
+        let locks = main || (!self.options.profile.calls_under_lock && self.cur.res.locks > 0);
+        self.check_resource_leak(false, locks, "BPF_EXIT instruction in main prog")?;
         if !main {
             self.return_to_caller()?;
             *print_state = true;

@@ -14,6 +14,9 @@ use crate::print::type_name;
 use crate::state::reg::{Base, DynptrKind, Extra, Reg, RegType, flags};
 use crate::verified::RejectionKind;
 
+/// Size of `struct bpf_dynptr`.
+const DYNPTR_SIZE: u32 = 16;
+
 /// What one argument is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Arg {
@@ -49,8 +52,9 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Reads the signature of function `func`, which runs in programs whose context goes by these names. Logs nothing.
-    fn read(btf: &Btf, func: TypeId, ctx: CtxNames<'_>) -> Check<Self> {
+    /// Reads the signature of function `func`, which runs in programs whose context goes by these names; tags of its arguments
+    /// and dynptrs among them count where they are `tagged`. Logs nothing.
+    fn read(btf: &Btf, func: TypeId, ctx: CtxNames<'_>, tagged: bool) -> Check<Self> {
         let name = btf.name(func);
         let Some(proto) = btf.func_proto(func) else {
             return Err(refusal(RejectionKind::Internal, format!("verifier bug: Invalid type of function {name}()")));
@@ -69,8 +73,13 @@ impl Signature {
             let tags: Vec<&str> = btf
                 .decl_tags(func, i32::try_from(i).unwrap_or(-1))
                 .filter_map(|tag| tag.strip_prefix("arg:"))
+                .filter(|_| tagged)
                 .collect();
-            args.push(read_arg(btf, i, param.ty, &tags, name, ctx)?);
+            let arg = read_arg(btf, i, param.ty, &tags, name, ctx)?;
+            args.push(match arg {
+                Arg::Dynptr if !tagged => Arg::Mem { size: DYNPTR_SIZE, nullable: true },
+                arg => arg,
+            });
         }
         Ok(Self { args })
     }
@@ -166,7 +175,7 @@ impl Env<'_> {
         let func = self.subprogs[sub].func_id;
         let Some(btf) = self.spec.btf else { return Err(internal!(self, "global function without BTF")) };
         let ctx = CtxNames { of_handler: self.subprogs[sub].is_exception_cb, ..self.ctx_names() };
-        let signature = Signature::read(btf, TypeId(func), ctx)
+        let signature = Signature::read(btf, TypeId(func), ctx, self.options.profile.argument_tags)
             .map_err(|refused| self.reject(refused.errno, refused.kind, refused.message))?;
         self.subprogs[sub].args = Some(signature.clone());
         Ok(signature)
@@ -176,7 +185,9 @@ impl Env<'_> {
     pub(crate) fn judge_main_prototype(&mut self) {
         let (func, ctx) = (self.subprogs[0].func_id, self.ctx_names());
         let Some(btf) = self.spec.btf.filter(|_| func != 0 && self.spec.target.is_none()) else { return };
-        let signature = Signature::read(btf, TypeId(func), ctx).ok().filter(|signature| signature.args == [Arg::Ctx]);
+        let tagged = self.options.profile.argument_tags;
+        let signature =
+            Signature::read(btf, TypeId(func), ctx, tagged).ok().filter(|signature| signature.args == [Arg::Ctx]);
         self.subprogs[0].unreliable = signature.is_none();
         self.subprogs[0].args = signature;
     }

@@ -401,7 +401,7 @@ impl Env<'_> {
                 b.s32 = Interval { min: -4095, max: i32::try_from(max).unwrap_or(i32::MAX) };
                 b.sync();
             }
-            GET_SMP_PROCESSOR_ID => {
+            GET_SMP_PROCESSOR_ID if self.options.profile.cpu_range => {
                 let max = self.options.profile.nr_cpus.saturating_sub(1);
                 b.u64 = Interval { min: 0, max: u64::from(max) };
                 b.u32 = Interval { min: 0, max };

@@ -40,7 +40,7 @@ impl Env<'_> {
         };
         let dst_reg = *self.reg(d);
         self.push_step_operands(dst_reg.base() == Base::Stack, src_number.is_some() && src_reg.base() == Base::Stack);
-        if let Some(taken) = predict(op, width, &dst_reg, &src_reg) {
+        if let Some(taken) = self.predict(op, width, &dst_reg, &src_reg) {
             if dst_reg.is_scalar() {
                 self.mark_precise(d)?;
             }
@@ -88,6 +88,9 @@ impl Env<'_> {
     ) {
         if dst.is_scalar() && src.is_scalar() {
             for taken in [false, true] {
+                if !self.teaches(op, width, taken, [dst, src]) {
+                    continue;
+                }
                 let (new_dst, new_src) = match s == Some(d) {
                     true => branch::refine_same(op, width, taken, &dst.bounds),
                     false => branch::refine(op, width, taken, &dst.bounds, &src.bounds),
@@ -111,6 +114,31 @@ impl Env<'_> {
         }
     }
 
+    /// Whether the profile's kernel learns anything of two numbers where the jump goes this way.
+    fn teaches(&self, op: JmpOp, width: Width, taken: bool, both: [&Reg; 2]) -> bool {
+        let profile = &self.options.profile;
+        let equal = op == if taken { JmpOp::Eq } else { JmpOp::Ne };
+        let different = op == if taken { JmpOp::Ne } else { JmpOp::Eq };
+        let with_constant = both.into_iter().any(|reg| reg.bounds.const_in(width).is_some());
+        (with_constant || profile.compares_ranges || (equal && width == Width::W64))
+            && (!different || profile.learns_from_unequal)
+    }
+
+    /// The way a jump goes for every value of its operands, if it is one way.
+    fn predict(&self, op: JmpOp, width: Width, dst: &Reg, src: &Reg) -> Option<bool> {
+        let profile = &self.options.profile;
+        let constants = [dst, src].into_iter().filter(|reg| reg.bounds.const_in(width).is_some()).count();
+        let numbers = dst.is_scalar() && src.is_scalar();
+        let undecided = (constants == 0 && !profile.compares_ranges)
+            || (src.bounds.const_in(width).is_none() && !profile.left_constants)
+            || (constants < 2 && matches!(op, JmpOp::Eq | JmpOp::Ne) && !profile.equality_by_range);
+        let a_map = [dst, src].into_iter().any(|reg| reg.base() == Base::ConstMap);
+        if (numbers && undecided) || (a_map && !profile.maps_not_null) {
+            return None;
+        }
+        predict(op, width, dst, src)
+    }
+
     fn split_pointers(&mut self, op: JmpOp, width: Width, d: u8, s: Option<u8>, src: Operand) -> Check {
         let dst_reg = *self.reg(d);
         if width == Width::W64 {
@@ -121,7 +149,8 @@ impl Env<'_> {
                     && dst_reg.ty.maybe_null() != src_reg.ty.maybe_null()
                     && dst_reg.base() != Base::BtfId
                     && src_reg.base() != Base::BtfId;
-                if nullness_differs && matches!(op, JmpOp::Eq | JmpOp::Ne) {
+                let learns = self.options.profile.learns_not_null;
+                if learns && nullness_differs && matches!(op, JmpOp::Eq | JmpOp::Ne) {
                     let nullable = if src_reg.ty.maybe_null() { s } else { d };
                     self.lift_null_in(op == JmpOp::Eq, nullable);
                 }

@@ -171,7 +171,7 @@ impl Env<'_> {
             RejectionKind::Internal => false,
             _ => [Errno::EPERM, Errno::EACCES, Errno::EINVAL].contains(&refused.errno),
         };
-        if !self.cur.speculative || !stoppable {
+        if !self.cur.speculative || !stoppable || !self.options.profile.stops_speculation {
             return false;
         }
         if let Some(aux) = self.aux.get_mut(self.executed as usize) {

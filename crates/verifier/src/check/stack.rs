@@ -105,7 +105,8 @@ impl Env<'_> {
             return Err(crate::env::internal!(self, "R{n} points to a frame that is gone"));
         };
         let used = i64::try_from(frame.stack.len() * SLOT).unwrap_or(MAX_STACK);
-        let lowest = if access == Access::Write || self.caps.perfmon { -MAX_STACK } else { -used };
+        let reads_all = self.caps.perfmon && self.options.profile.whole_stack;
+        let lowest = if access == Access::Write || reads_all { -MAX_STACK } else { -used };
         if min < lowest || min > -1 || max > 0 || size < 0 {
             let errno = if min < lowest || min > -1 { Errno::EACCES } else { Errno::EINVAL };
             let text = if reg.bounds.is_const() {
@@ -156,10 +157,13 @@ impl Env<'_> {
         self.guard_store(&slot, reg.as_ref(), size);
         let keep_invalid = self.caps.perfmon;
         match (reg, self.stored_immediate()) {
-            (Some(mut reg), _) if aligned && reg.is_scalar() && self.caps.bpf && self.keeps_spills(size) => {
-                let fits = size == SLOT || reg.bounds.u64.max < 1u64 << (size * 8);
+            (Some(mut reg), _) if aligned && reg.is_scalar() && self.caps.bpf && self.keeps_spill(&reg, size) => {
+                let follows = self.options.profile.follows_spills;
+                let fits = size == SLOT || (reg.bounds.u64.max < 1u64 << (size * 8) && follows);
                 if fits {
-                    self.identify_scalar(&mut reg);
+                    if follows {
+                        self.identify_scalar(&mut reg);
+                    }
                     if let Some(r) = value {
                         *self.reg_mut(r.number()) = reg;
                     }
@@ -168,7 +172,7 @@ impl Env<'_> {
                 }
                 self.cur.frame_at_mut(frame).stack[slot_index].save(reg, size, keep_invalid);
             }
-            (None, Some(imm)) if aligned && self.caps.bpf && self.options.profile.stored_constants => {
+            (None, Some(imm)) if aligned && self.caps.bpf && self.remembers_constant(imm) => {
                 let reg = Reg::constant(i64::from(imm).cast_unsigned());
                 self.cur.frame_at_mut(frame).stack[slot_index].save(reg, size, keep_invalid);
             }
@@ -213,9 +217,17 @@ impl Env<'_> {
         }
     }
 
-    /// Whether a scalar of this many bytes is remembered on the stack.
-    fn keeps_spills(&self, size: usize) -> bool {
-        size == SLOT || self.options.profile.narrow_spills
+    /// Whether a scalar is remembered on the stack when so many bytes of it are stored.
+    fn keeps_spill(&self, reg: &Reg, size: usize) -> bool {
+        let profile = &self.options.profile;
+        (size == SLOT || profile.narrow_spills)
+            && (profile.follows_spills || !(reg.bounds.is_unknown() || reg.is_null()))
+    }
+
+    /// Whether a stored constant is remembered as a number, and not as bytes.
+    fn remembers_constant(&self, imm: i32) -> bool {
+        let profile = &self.options.profile;
+        profile.stored_constants && (profile.follows_spills || imm != 0)
     }
 
     /// Whether stack that was not written may be read.
@@ -285,7 +297,8 @@ impl Env<'_> {
                 return Err(reject!(self, EACCES, "invalid size of register fill"));
             }
             let Some(dst) = dst else { return Ok(()) };
-            if size <= spilled && off % 8 == 0 {
+            let whole = size == spilled || self.options.profile.follows_spills;
+            if whole && size <= spilled && off % 8 == 0 {
                 let mut copy = reg;
                 if size < SLOT && reg.bounds.u64.max >= 1u64 << (size * 8) {
                     copy.unlink();
@@ -298,7 +311,7 @@ impl Env<'_> {
                 if spills != size {
                     self.check_readable(&slot.bytes, byte, off, size)?;
                 }
-                if spills == size && reg.is_null() {
+                if spills == size && reg.is_null() && self.options.profile.follows_spills {
                     self.set_zero(dst);
                 } else if zeros == size {
                     self.set_zero(dst);
@@ -310,7 +323,7 @@ impl Env<'_> {
             }
         } else if let Some(dst) = dst {
             let mut copy = reg;
-            if self.caps.bpf {
+            if self.caps.bpf && self.options.profile.follows_spills {
                 self.identify_scalar(&mut copy);
                 self.cur.frame_at_mut(frame).stack[slot_index].reg = copy;
             }
@@ -374,7 +387,9 @@ impl Env<'_> {
         if size == 0 && !zero_ok {
             return Err(reject!(self, EACCES, "invalid zero-sized read"));
         }
-        self.check_stack_bounds(n, off, size, access)?;
+        // What is not certain to be overwritten is read.
+        let reach = if self.options.profile.whole_stack { access } else { Access::Read };
+        self.check_stack_bounds(n, off, size, reach)?;
         let reg = *self.reg(n);
         let frame = reg.frame();
         let (min, max) = match reg.bounds.const_value() {
