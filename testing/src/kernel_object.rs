@@ -53,6 +53,8 @@ pub struct KernelObject<'a> {
     spec: &'a ObjectSpec,
     maps: Vec<Map>,
     btf: Option<BtfFd>,
+    /// Names of maps that the kernel makes only without the types of their values.
+    untyped: Vec<String>,
 }
 
 impl<'a> KernelObject<'a> {
@@ -63,11 +65,15 @@ impl<'a> KernelObject<'a> {
     pub fn create(spec: &'a ObjectSpec) -> Result<Self, KernelError> {
         let bytes = spec.btf.as_ref().and_then(|btf| btf.to_kernel_bytes().ok());
         let btf = bytes.and_then(|bytes| kernel::btf_load(&bytes).ok());
-        let mut maps = Vec::new();
+        let (mut maps, mut untyped) = (Vec::new(), Vec::new());
         for map in &spec.maps {
-            maps.push(create_map(map, btf.as_ref())?);
+            let (created, typed) = create_map(map, btf.as_ref())?;
+            maps.push(created);
+            if !typed {
+                untyped.push(map.name.clone());
+            }
         }
-        let object = Self { spec, maps, btf };
+        let object = Self { spec, maps, btf, untyped };
         for (map, created) in spec.maps.iter().zip(&object.maps) {
             for slot in &map.initial_slots {
                 if let SlotTarget::Map(inner) = slot.target {
@@ -79,6 +85,18 @@ impl<'a> KernelObject<'a> {
             }
         }
         Ok(object)
+    }
+
+    /// Whether the kernel has taken the object's types.
+    #[must_use]
+    pub fn has_types(&self) -> bool {
+        self.btf.is_some()
+    }
+
+    /// The maps that the kernel makes only without the types of their values.
+    #[must_use]
+    pub fn untyped_maps(&self) -> &[String] {
+        &self.untyped
     }
 
     /// The map with this name.
@@ -202,12 +220,13 @@ fn failed(map: &MapSpec, what: &'static str, errno: Errno) -> KernelError {
     KernelError::Map { map: map.name.clone(), what, errno }
 }
 
-fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
+/// The map, and whether it has all the types that it was to have.
+fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<(Map, bool), KernelError> {
     let map_type = |number| {
         MapType::from_u32(number).ok_or_else(|| KernelError::Unsupported(format!("map '{}': unknown type", map.name)))
     };
     let inner = match &map.inner {
-        Some(inner) => Some(create_map(inner, None)?),
+        Some(inner) => Some(create_map(inner, None)?.0),
         None => None,
     };
     let read_only = map.kind.is_read_only();
@@ -227,6 +246,7 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
         create.btf = None;
         create.create()
     });
+    let typed = create.btf.is_some() || types(map, btf).is_none();
     let created = created.map_err(|errno| failed(map, "create", errno))?;
     if map.map_type == MapType::Arena as u32 && (map.map_extra == 0 || !map.arena_globals().is_empty()) {
         let mapped = created.fill_arena(map.max_entries, map.map_extra, map.arena_globals());
@@ -238,7 +258,7 @@ fn create_map(map: &MapSpec, btf: Option<&BtfFd>) -> Result<Map, KernelError> {
             created.freeze().map_err(|errno| failed(map, "freeze", errno))?;
         }
     }
-    Ok(created)
+    Ok((created, typed))
 }
 
 /// The entries to create it with. A size that the application is to set does not matter to a verdict: veristat makes it 1, too.

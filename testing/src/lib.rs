@@ -3,6 +3,7 @@
 pub mod counting;
 pub mod examples;
 pub mod generate;
+pub mod init;
 pub mod kernel;
 pub mod kernel_btf;
 pub mod kernel_light;
@@ -12,6 +13,7 @@ pub mod mutate;
 pub mod object_verdict;
 pub mod percpu_oracle;
 pub mod probe;
+pub mod profiles_oracle;
 pub mod proof;
 pub mod random;
 pub mod shadow;

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use skep_abi::MapType;
+use skep_abi::{MapType, ProgType};
 use skep_btf::{Kind, TypeData, TypeId};
 use skep_object::{MapSpec, ObjectSpec};
 use skep_verifier::{
@@ -15,6 +15,28 @@ use skep_verifier::{
 
 use crate::kernel_object::{KernelError, KernelObject};
 use crate::verdict::{Verdict, last_message};
+
+/// The program types that the engine has.
+pub const TYPES: [ProgType; 18] = [
+    ProgType::SocketFilter,
+    ProgType::SchedCls,
+    ProgType::SchedAct,
+    ProgType::Xdp,
+    ProgType::RawTracepoint,
+    ProgType::RawTracepointWritable,
+    ProgType::Tracepoint,
+    ProgType::Kprobe,
+    ProgType::PerfEvent,
+    ProgType::CgroupSkb,
+    ProgType::SkSkb,
+    ProgType::SkMsg,
+    ProgType::LwtIn,
+    ProgType::LwtOut,
+    ProgType::LwtXmit,
+    ProgType::LwtSeg6local,
+    ProgType::FlowDissector,
+    ProgType::Syscall,
+];
 
 /// Inner maps are taken as without special fields.
 static NO_FIELDS: Option<Vec<RecordField>> = Some(Vec::new());
@@ -114,6 +136,13 @@ fn with_spec<R>(object: &ObjectSpec, program: usize, f: impl FnOnce(&ProgramSpec
         helpers: None,
     };
     Ok(f(&spec))
+}
+
+/// Whether the values of a map, by name, have fields that are more than data.
+#[must_use]
+pub fn has_record(object: &ObjectSpec, name: &str) -> bool {
+    let map = object.maps.iter().find(|map| map.name == name);
+    map.and_then(|map| record(object, map)).is_some_and(|record| !record.is_empty())
 }
 
 /// What the kernel says of one program; or why it cannot be asked.

@@ -235,7 +235,9 @@ const STATISTICS: [&str; 7] =
 /// The last line of a verifier log that is neither an instruction, a state, a source line nor a statistic.
 #[must_use]
 pub fn last_message(log: &str) -> &str {
-    let statistic = |line: &str| STATISTICS.iter().any(|start| line.starts_with(start));
+    // Since 7.3 each function has a line of its own.
+    let statistic =
+        |line: &str| STATISTICS.iter().any(|start| line.starts_with(start)) || line.contains(" insns_self ");
     let last = log.lines().rev().map(str::trim_end).find(|line| !line.is_empty() && !statistic(line));
     let last = last.unwrap_or_default();
     // Some of the kernel's messages lack their line feed.
@@ -271,6 +273,8 @@ mod tests {
             last_message("invalid bpf_context access off=0 size=4\n; int x; @ a.c:7\n"),
             "invalid bpf_context access off=0 size=4"
         );
+        let each = "no feed\nsubprog 0 (main) main insns_self 3 insns_total 3 stack 0\nstack depth 0 max 0\n";
+        assert_eq!(last_message(each), "no feed");
         assert_eq!(last_message(""), "");
         assert_eq!(last_message("0: (95) exit\nno feedprocessed 1 insns (limit 1000000) max\n"), "no feed");
         assert_eq!(last_message("no feedverification time 3 usec\nstack depth 0\nprocessed 1 insns\n"), "no feed");

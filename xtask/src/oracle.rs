@@ -3,8 +3,10 @@
 //! What is fetched lies in a cache outside the tree (`SKEP_CACHE`, else `~/.cache/skep`): the kernel's own tests are under
 //! another licence and are compiled and run here, never copied.
 
+mod machine;
 mod packages;
 mod percpu;
+mod profiles;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -49,6 +51,14 @@ pub(crate) enum What {
     },
     /// Per-CPU data beside Linux 7.3 in QEMU, and C skeletons beside bpftool 7.8; both are fetched
     Percpu,
+    /// The profiles beside kernels of those releases in QEMU, which are fetched, on every program that the others ask about
+    Profiles {
+        /// Show both logs of the programs with this name
+        #[arg(long)]
+        show: Option<String>,
+        /// These profiles (6.1, 6.12, 6.18, 7.3); unless said, 6.1 and 6.12
+        profiles: Vec<String>,
+    },
 }
 
 pub(crate) fn run(what: &What) -> Result<()> {
@@ -66,6 +76,7 @@ pub(crate) fn run(what: &What) -> Result<()> {
         }
         What::Selftests { verbose, show, filter } => selftests(*verbose, show.as_deref(), filter.as_deref()),
         What::Percpu => percpu::run(),
+        What::Profiles { show, profiles } => profiles::run(profiles, show.as_deref()),
     }
 }
 
@@ -85,9 +96,7 @@ fn quick_binary(name: &str) -> std::process::Command {
 
 fn selftests(verbose: bool, show: Option<&str>, filter: Option<&str>) -> Result<()> {
     let cache = cache()?;
-    let sources = sources(&cache)?;
-    let headers = headers(&cache, &sources)?;
-    let objects = compile(&cache, &sources, &headers, filter.unwrap_or(""))?;
+    let objects = selftest_objects(&cache, filter.unwrap_or(""))?;
     step("ask both verifiers");
     let mut oracle = testing_binary("object_oracle");
     if verbose {
@@ -115,6 +124,13 @@ fn selftests(verbose: bool, show: Option<&str>, filter: Option<&str>) -> Result<
         "helper_oracle",
     ]);
     shell::run(&mut tests)
+}
+
+/// The kernel's own tests, compiled; only files whose name starts with the filter.
+fn selftest_objects(cache: &Path, filter: &str) -> Result<Vec<PathBuf>> {
+    let sources = sources(cache)?;
+    let headers = headers(cache, &sources)?;
+    compile(cache, &sources, &headers, filter)
 }
 
 fn cache() -> Result<PathBuf> {

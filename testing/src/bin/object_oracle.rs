@@ -15,31 +15,9 @@ use skep_btf::Btf;
 use skep_object::ObjectSpec;
 use skep_testing::kernel::{self, Unprivileged};
 use skep_testing::kernel_object::KernelObject;
-use skep_testing::object_verdict::{apply_test_flags, kernel_verdict, our_verdict_with};
+use skep_testing::object_verdict::{TYPES, apply_test_flags, kernel_verdict, our_verdict_with};
 use skep_testing::verdict::{Agreement, Verdict};
 use skep_verifier::{Options, Profile};
-
-/// The program types that the engine has.
-const TYPES: [ProgType; 18] = [
-    ProgType::SocketFilter,
-    ProgType::SchedCls,
-    ProgType::SchedAct,
-    ProgType::Xdp,
-    ProgType::RawTracepoint,
-    ProgType::RawTracepointWritable,
-    ProgType::Tracepoint,
-    ProgType::Kprobe,
-    ProgType::PerfEvent,
-    ProgType::CgroupSkb,
-    ProgType::SkSkb,
-    ProgType::SkMsg,
-    ProgType::LwtIn,
-    ProgType::LwtOut,
-    ProgType::LwtXmit,
-    ProgType::LwtSeg6local,
-    ProgType::FlowDissector,
-    ProgType::Syscall,
-];
 
 fn main() -> ExitCode {
     let mut files = Vec::new();

@@ -8,16 +8,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use skep_testing::init;
 use skep_testing::map_vectors::Side;
 use skep_testing::percpu_oracle::{answers, questions};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
-    let is_init = std::process::id() == 1;
-    if is_init {
-        mount("sysfs", c"/sys", c"sysfs");
-    }
+    init::enter();
     let result = match words.as_slice() {
         ["questions", folder] => lay_out(Path::new(folder)),
         ["ours"] => ours(),
@@ -37,9 +35,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     };
-    if is_init {
-        power_off();
-    }
+    init::leave();
     code
 }
 
@@ -59,22 +55,4 @@ fn ours() -> Result<Vec<String>, String> {
     // What is left of a folder in the temporary files does no harm.
     let _ = std::fs::remove_dir_all(&folder);
     result
-}
-
-fn mount(source: &str, target: &std::ffi::CStr, kind: &std::ffi::CStr) {
-    // SAFETY: the strings end with a NUL, and there are no options.
-    let result = unsafe { libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
-    if result != 0 {
-        println!("skep: cannot mount {source}: {}", std::io::Error::last_os_error());
-    }
-}
-
-fn power_off() {
-    // The console takes its time; the kernel's last words would come in the middle of a line.
-    // SAFETY: waits for the terminal that descriptor 1 is, and fails for anything else.
-    unsafe { libc::tcdrain(1) };
-    // SAFETY: this is the first process of a machine of its own; nothing else runs there.
-    unsafe { libc::sync() };
-    // SAFETY: as above.
-    unsafe { libc::reboot(libc::RB_POWER_OFF) };
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{self, command, exists, output, step};
 
 /// Suites that have what this machine's lacks.
-const SUITES: [&str; 3] = ["trixie", "trixie-backports", "experimental"];
+const SUITES: [&str; 4] = ["bookworm", "trixie", "trixie-backports", "experimental"];
 
 /// Packages of other suites.
 pub(super) struct Packages {
@@ -28,7 +28,8 @@ impl Packages {
         }
         let packages = Self { folder: cache.join("suites") };
         let lists = packages.folder.join("lists");
-        if lists.join("done").exists() {
+        let suites = SUITES.join("\n");
+        if std::fs::read_to_string(lists.join("done")).is_ok_and(|have| have == suites) {
             return Ok(packages);
         }
         step(&format!("fetch the package lists of {} into {}", SUITES.join(", "), packages.folder.display()));
@@ -39,7 +40,7 @@ impl Packages {
         let sources: String = SUITES.map(|suite| format!("deb [signed-by={key}] {mirror} {suite} main\n")).concat();
         std::fs::write(packages.folder.join("sources.list"), sources)?;
         shell::run(packages.apt("apt-get").args(["-q", "update"]))?;
-        std::fs::write(lists.join("done"), "")?;
+        std::fs::write(lists.join("done"), suites)?;
         Ok(packages)
     }
 

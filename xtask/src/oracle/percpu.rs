@@ -4,23 +4,22 @@
 //! `skep_testing::percpu_oracle` and prints its answers; here the same program asks this engine. Invariant: a difference
 //! that `testing/vectors/percpu/differences` does not explain is an error, and so is an explanation without a difference.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::machine::{self, Machine, find};
 use super::packages::Packages;
 use super::{cache, quick_binary};
 use crate::objects::target_folder;
-use crate::shell::{self, cargo, command, exists, output, root, step};
+use crate::shell::{self, cargo, command, output, root, step};
 
 /// How long the machine may take, in emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// CPUs of the machine, as many as `skep_testing::percpu_oracle::CPUS`.
-const CPUS: &str = "4";
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+const CPUS: u32 = 4;
 
 pub(super) fn run() -> Result<()> {
     let cache = cache()?;
@@ -51,13 +50,8 @@ pub(super) fn run() -> Result<()> {
 
 /// Compares with the kernel; why it could not be asked, if so.
 fn kernel(packages: &Packages, cache: &Path) -> Result<Option<String>> {
-    if !cfg!(target_arch = "x86_64") {
-        return Ok(Some("the program inside the machine is built for x86-64".to_owned()));
-    }
-    if !exists("qemu-system-x86_64")
-        && let Err(error) = crate::tools::install(&["qemu-system-x86"])
-    {
-        return Ok(Some(format!("qemu-system-x86_64 is missing: {error:#}")));
+    if let Some(why) = machine::missing() {
+        return Ok(Some(why));
     }
     let unpacked = packages
         .newest("linux-binary-7.3", "-cloud-amd64")
@@ -68,21 +62,27 @@ fn kernel(packages: &Packages, cache: &Path) -> Result<Option<String>> {
     };
     let image = find(&kernel, "vmlinuz")?.context("the package has no kernel image")?;
     step("build the program that runs in the machine");
-    let folder = cache.join("guest");
-    let mut build = cargo();
-    build.args(["build", "--quiet", "--package", "skep-testing", "--bin", "percpu_oracle", "--target", TARGET]);
-    // Static, since nothing else is in the machine; for a target of its own, so that build scripts stay as they are.
-    shell::run(build.arg("--target-dir").arg(&folder).env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    let init = folder.join(TARGET).join("debug/percpu_oracle");
+    let init = machine::program(cache, "percpu_oracle", false)?;
     let questions = cache.join("questions");
     if questions.exists() {
         std::fs::remove_dir_all(&questions)?;
     }
     shell::run(command(&init).arg("questions").arg(&questions).stdout(Stdio::null()))?;
     let initramfs = cache.join("percpu.cpio");
-    std::fs::write(&initramfs, archive(&init, &questions)?)?;
+    std::fs::write(&initramfs, machine::archive(&init, &questions)?)?;
     step(&format!("boot {name} in QEMU"));
-    let console = boot(&image, &initramfs)?;
+    // Iterators may be attached there.
+    let words = "SKEP_ORACLE_ATTACH=1 -- kernel /questions";
+    let machine = Machine {
+        kernel: &image,
+        initramfs: &initramfs,
+        cpus: CPUS,
+        memory: 1024,
+        words,
+        console: &cache.join("percpu.console"),
+        patience: PATIENCE,
+    };
+    let console = machine.run()?;
     let theirs = answers(&console)?;
     step("ask this engine");
     let ours = answers(&output(quick_binary("percpu_oracle").args(["--", "ours"]))?)?;
@@ -90,52 +90,14 @@ fn kernel(packages: &Packages, cache: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Runs the machine to its end; its console.
-fn boot(kernel: &Path, initramfs: &Path) -> Result<String> {
-    let mut qemu = Command::new("qemu-system-x86_64");
-    // One thread for all CPUs: with one for each, a CPU may run code that another is just changing, which the kernel does
-    // with its own and which QEMU gets wrong now and then.
-    let machine = ["-accel", "tcg,thread=single", "-cpu", "max", "-smp", CPUS, "-m", "1024"];
-    qemu.args(machine).args(["-nographic", "-no-reboot", "-nic", "none"]);
-    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
-    // What the kernel does not know goes into the program's environment: iterators may be attached there.
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1 SKEP_ORACLE_ATTACH=1 -- kernel /questions"]);
-    let mut machine = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start QEMU")?;
-    let mut stdout = machine.stdout.take().context("QEMU has no console")?;
-    let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What was read until an error is the console.
-        let _ = stdout.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    });
-    let started = Instant::now();
-    while machine.try_wait()?.is_none() {
-        if started.elapsed() > PATIENCE {
-            machine.kill()?;
-            machine.wait()?;
-            let console = reader.join().unwrap_or_default();
-            bail!("the machine did not end in {} s; its console:\n{console}", PATIENCE.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    println!("the machine ran {:.1} s", started.elapsed().as_secs_f64());
-    Ok(reader.join().unwrap_or_default())
-}
-
 /// Question and answer, in order.
 fn answers(console: &str) -> Result<Vec<(String, String)>> {
-    let lines: Vec<&str> = console.lines().map(str::trim_end).collect();
     let mut all = Vec::new();
-    for line in &lines {
+    for line in machine::complete(console)? {
         // The first line may have the console's own characters before it.
         let Some((_, line)) = line.split_once("skep| ") else { continue };
         let (question, answer) = line.split_once(" => ").or_else(|| line.split_once(" =>")).unwrap_or((line, ""));
         all.push((question.to_owned(), answer.to_owned()));
-    }
-    let said = format!("skep: {} answers", all.len());
-    if !lines.iter().any(|line| line.ends_with(&said)) {
-        let end = lines.len().saturating_sub(30);
-        bail!("{} answers, but no such end; the last lines:\n{}", all.len(), lines[end..].join("\n"));
     }
     Ok(all)
 }
@@ -178,46 +140,6 @@ fn compare(kernel: &str, ours: &[(String, String)], theirs: &[(String, String)])
     Ok(())
 }
 
-/// An initramfs in the kernel's format: the program as `init`, a console, and the questions.
-fn archive(init: &Path, questions: &Path) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let folder = |name: &str, out: &mut Vec<u8>| entry(out, name, 0o040_755, &[], (0, 0));
-    for name in ["dev", "sys", "questions"] {
-        folder(name, &mut out);
-    }
-    entry(&mut out, "dev/console", 0o020_600, &[], (5, 1));
-    entry(&mut out, "init", 0o100_755, &std::fs::read(init)?, (0, 0));
-    let mut open = vec![(questions.to_path_buf(), "questions".to_owned())];
-    while let Some((from, name)) = open.pop() {
-        for path in super::entries(&from)? {
-            let name = format!("{name}/{}", super::file_name(&path));
-            if path.is_dir() {
-                folder(&name, &mut out);
-                open.push((path, name));
-            } else {
-                entry(&mut out, &name, 0o100_644, &std::fs::read(&path)?, (0, 0));
-            }
-        }
-    }
-    entry(&mut out, "TRAILER!!!", 0, &[], (0, 0));
-    Ok(out)
-}
-
-/// One entry of a cpio archive, "newc".
-fn entry(out: &mut Vec<u8>, name: &str, mode: u32, contents: &[u8], device: (u32, u32)) {
-    let number = u32::try_from(out.len()).unwrap_or(u32::MAX);
-    let length = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-    let fields =
-        [number, mode, 0, 0, 1, 0, length(contents.len()), 0, 0, device.0, device.1, length(name.len() + 1), 0];
-    out.extend_from_slice(b"070701");
-    out.extend(fields.iter().flat_map(|field| format!("{field:08X}").into_bytes()));
-    out.extend_from_slice(name.as_bytes());
-    out.push(0);
-    out.resize(out.len().next_multiple_of(4), 0);
-    out.extend_from_slice(contents);
-    out.resize(out.len().next_multiple_of(4), 0);
-}
-
 /// Compares what C sees of our skeletons and of bpftool's, and what its light skeletons load on libskep; why bpftool could not be asked, if so.
 fn skeletons(packages: &Packages) -> Result<Option<String>> {
     let names = [
@@ -244,24 +166,5 @@ fn skeletons(packages: &Packages) -> Result<Option<String>> {
     let mut oracle = quick_binary("skeleton_oracle");
     oracle.arg("--").arg(target_folder().join("debug")).arg(&loader).arg("--library-path").arg(libraries).arg(&bpftool);
     shell::run(&mut oracle)?;
-    Ok(None)
-}
-
-/// A file by the start of its name, somewhere in a folder; not a link.
-fn find(folder: &Path, start: &str) -> Result<Option<PathBuf>> {
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        for path in super::entries(&folder)? {
-            let kind = std::fs::symlink_metadata(&path)?.file_type();
-            if kind.is_dir() {
-                open.push(path);
-            } else if kind.is_file()
-                && super::file_name(&path).starts_with(start)
-                && path.extension().is_none_or(|e| e != "gz")
-            {
-                return Ok(Some(path));
-            }
-        }
-    }
     Ok(None)
 }
