@@ -12,7 +12,7 @@ struct Border {
     before: &'static str,
 }
 
-const BORDERS: [Border; 30] = [
+const BORDERS: [Border; 29] = [
     Border {
         what: "stack that was not written, above what was",
         source: "type: xdp\n---\nr1 = 0\n*(u64 *)(r10 -16) = r1\nr0 = *(u64 *)(r10 -8)\nr0 = 1\nexit\n---\naccept",
@@ -84,12 +84,6 @@ const BORDERS: [Border; 30] = [
                  r8 += 4\nif r7 > 8 goto o\nr6 += r8\nr0 = *(u8 *)(r6 +0)\no: r0 = 1\nexit\n---\naccept",
         first: "6.12",
         before: "R6 unbounded memory access, make sure to bounds check any such access",
-    },
-    Border {
-        what: "a number becomes a pointer into the arena",
-        source: "type: xdp\nmap a: arena 0 0 4 flags=400 extra=100000000000\n---\nr1 = map[a]\nr2 = 0x100000000000 ll\nr2 = addr_space_cast(r2, 0, 1)\nr3 = 8\nr3 += r2\nr0 = 1\nexit\n---\naccept",
-        first: "6.18",
-        before: "R3 pointer arithmetic on arena prohibited",
     },
     Border {
         what: "a load from the arena with its sign",

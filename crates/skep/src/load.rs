@@ -246,7 +246,8 @@ fn missing_helper(engine: &Engine, xlated: &Xlated) -> Option<Need> {
     };
     let at = xlated.insns.iter().position(missing)?;
     let id = xlated.insns[at].imm;
-    let what = skep_abi::helper::helper_name(id).map_or_else(|| format!("helper {id}"), |name| format!("helper {name}"));
+    let what =
+        skep_abi::helper::helper_name(id).map_or_else(|| format!("helper {id}"), |name| format!("helper {name}"));
     Some(Need { insn: InsnIdx(*xlated.source.get(at)?), what })
 }
 

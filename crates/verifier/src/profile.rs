@@ -33,8 +33,8 @@ pub struct Profile {
     pub linked_sums: bool,
     /// Whether static functions may be called while a spin lock is held (6.9).
     pub calls_under_lock: bool,
-    /// Whether a number that a pointer into the arena is added to becomes one, and loads from the arena may extend a sign (6.18).
-    pub arena_sums: bool,
+    /// Whether loads from the arena may extend a sign (6.18).
+    pub arena_signs: bool,
     /// Whether privileged programs may read stack that was not written (6.3, and the long-term 6.1).
     pub unwritten_stack: bool,
     /// Whether a constant stored on the stack is remembered (6.3, and the long-term 6.1).
@@ -150,7 +150,7 @@ impl Profile {
             version: KernelVersion(6, 12),
             private_stacks: false,
             known_keys: false,
-            arena_sums: false,
+            arena_signs: false,
             unary_results: false,
             stops_speculation: false,
             globals_without_preemption: false,
@@ -173,7 +173,7 @@ impl Profile {
             known_keys: true,
             linked_sums: true,
             calls_under_lock: true,
-            arena_sums: true,
+            arena_signs: true,
             unwritten_stack: true,
             stored_constants: true,
             narrow_spills: true,

@@ -43,7 +43,7 @@ impl Env<'_> {
                     self.since(since::kfunc(&name), || format!("kernel function {name}"))?;
                 }
                 Insn::Load { sign_extend: true, .. }
-                    if aux.ptr_type.is_some_and(|ty| ty.base == Base::Arena) && !self.options.profile.arena_sums =>
+                    if aux.ptr_type.is_some_and(|ty| ty.base == Base::Arena) && !self.options.profile.arena_signs =>
                 {
                     let text = "sign extending loads from arena are not supported yet".to_owned();
                     return Err(self.reject(Errno::ENOTSUP, RejectionKind::Safety, text));

@@ -231,7 +231,7 @@ impl Env<'_> {
     /// Whether arithmetic is on a pointer into the arena, or with one: that gives a pointer into the arena, whatever is done,
     /// and is done in 32 bits.
     fn is_arena_alu(&mut self, width: Width, dst: &Reg, src: &Reg) -> bool {
-        let is_arena = dst.base() == Base::Arena || (src.base() == Base::Arena && self.options.profile.arena_sums);
+        let is_arena = dst.base() == Base::Arena || src.base() == Base::Arena;
         if self.arena.is_some() && width == Width::W64 {
             let at = self.insn as usize;
             self.facts[at].alu32 |= is_arena;
