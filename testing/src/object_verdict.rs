@@ -97,8 +97,9 @@ pub fn our_verdict_of_extension(
     })
 }
 
-fn options(log_level: u32) -> Options {
-    // The kernel bounds a CPU's number by those of the machine.
+/// How ours verifies where it is compared with the running kernel, which bounds a CPU's number by those of the machine.
+#[must_use]
+pub fn options(log_level: u32) -> Options {
     let nr_cpus = u32::try_from(crate::kernel::possible_cpus()).unwrap_or(1);
     let profile = Profile { nr_cpus, ..Profile::linux_6_18() };
     Options { log_level, profile, ..Options::default() }

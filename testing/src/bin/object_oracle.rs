@@ -15,9 +15,9 @@ use skep_btf::Btf;
 use skep_object::ObjectSpec;
 use skep_testing::kernel::{self, Unprivileged};
 use skep_testing::kernel_object::KernelObject;
-use skep_testing::object_verdict::{TYPES, apply_test_flags, kernel_verdict, our_verdict_with};
+use skep_testing::object_verdict::{TYPES, apply_test_flags, kernel_verdict, options, our_verdict_with};
 use skep_testing::verdict::{Agreement, Verdict};
-use skep_verifier::{Options, Profile};
+use skep_verifier::Options;
 
 fn main() -> ExitCode {
     let mut files = Vec::new();
@@ -166,7 +166,7 @@ impl Report {
             }
         };
         let unprivileged = mode == Mode::Nobody;
-        let options = Options { log_level: level, profile: Profile::linux_6_18(), unprivileged, ..Options::default() };
+        let options = Options { unprivileged, ..options(level) };
         let (ours, our_log, _) = match our_verdict_with(object, program, &options) {
             Ok(verdict) => verdict,
             Err(error) => {
