@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use skep_abi::{ProgType, RawInsn};
+use skep_abi::{ProgType, RawInsn, opcode as op};
 use skep_jit::Role;
 use skep_object::spec::{PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use skep_object::{MapKind, Poisoned, ProgramSpec, SlotTarget};
@@ -30,9 +30,6 @@ use crate::object::Object;
 use crate::pokes::PokeWatcher;
 use crate::program::Source;
 use crate::verify::{explained, is_map_iterator};
-
-/// `BPF_JMP|BPF_CALL`; a call with `src` 0 is one of a helper.
-pub(crate) const CALL: u8 = 0x85;
 
 /// Choices for one load.
 #[derive(Clone, Debug, Default)]
@@ -241,7 +238,7 @@ fn rewrite(
 /// The first call of a helper that this engine has no body for.
 fn missing_helper(engine: &Engine, xlated: &Xlated) -> Option<Need> {
     let missing = |insn: &RawInsn| {
-        let called = insn.code == CALL && insn.src == 0;
+        let called = insn.code == op::JMP | op::CALL && insn.src == 0;
         called && u32::try_from(insn.imm).map_or(true, |id| engine.state().helper(id).is_none())
     };
     let at = xlated.insns.iter().position(missing)?;

@@ -19,8 +19,12 @@ pub(super) struct Packages {
 }
 
 impl Packages {
-    /// The suites' lists, fetched once.
-    pub(super) fn open(cache: &Path) -> Result<Self> {
+    /// The suites' lists, fetched once; none, with a line that says why, where they cannot be had.
+    pub(super) fn open_or_skip(cache: &Path) -> Option<Self> {
+        Self::open(cache).inspect_err(|error| println!("skipped: everything: {error:#}")).ok()
+    }
+
+    fn open(cache: &Path) -> Result<Self> {
         for tool in ["apt-get", "apt-cache", "dpkg"] {
             if !exists(tool) {
                 bail!("{tool} is missing: this needs Debian or a system like it");

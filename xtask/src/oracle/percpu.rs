@@ -23,13 +23,7 @@ const CPUS: u32 = 4;
 
 pub(super) fn run() -> Result<()> {
     let cache = cache()?;
-    let packages = match Packages::open(&cache) {
-        Ok(packages) => packages,
-        Err(error) => {
-            println!("skipped: everything: {error:#}");
-            return Ok(());
-        }
-    };
+    let Some(packages) = Packages::open_or_skip(&cache) else { return Ok(()) };
     let (mut ran, mut skipped, mut problems) = (0, 0, Vec::new());
     for (what, result) in [
         ("C skeletons beside bpftool's", skeletons(&packages)),

@@ -53,13 +53,7 @@ pub(super) fn run(wanted: &[String], show: Option<&str>) -> Result<()> {
         return Ok(());
     }
     let cache = cache()?;
-    let packages = match Packages::open(&cache) {
-        Ok(packages) => packages,
-        Err(error) => {
-            println!("skipped: everything: {error:#}");
-            return Ok(());
-        }
-    };
+    let Some(packages) = Packages::open_or_skip(&cache) else { return Ok(()) };
     let mut kernels = Vec::new();
     let mut skipped = 0;
     for (profile, start) in KERNELS {

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use skep_abi::map_flags::BPF_F_RDONLY_PROG;
-use skep_abi::{AttachType, Errno, MapType, ProgType, RawInsn};
+use skep_abi::{AttachType, Errno, MapType, ProgType, RawInsn, opcode as op};
 use skep_btf::{Btf, CoreRelo, CoreReloKind, FuncInfo, Kind, LineInfo, StrOff, TypeId};
 use skep_object::spec::{
     PSEUDO_BTF_ID, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_IDX, PSEUDO_MAP_IDX_VALUE, PSEUDO_MAP_VALUE,
@@ -25,7 +25,7 @@ use super::{read, types, write_log};
 use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::extension::{self, Target};
-use crate::load::{self, CALL};
+use crate::load;
 use crate::object::Object;
 use crate::program::source_of;
 
@@ -219,7 +219,7 @@ impl Engine {
                     }
                 }
                 (true, PSEUDO_BTF_ID) => insn.imm = symbol(&mut ksyms, insn.imm)?,
-                (false, PSEUDO_KFUNC_CALL) if insn.code == CALL => {
+                (false, PSEUDO_KFUNC_CALL) if insn.code == op::JMP | op::CALL => {
                     if insn.off != 0 {
                         return Err(Errno::EINVAL);
                     }
