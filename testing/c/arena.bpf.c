@@ -62,6 +62,22 @@ SEC("syscall") int ok_alloc_write_read(void *ctx)
 	return it[0] == 0x123456789abcdef0 && it[511] == 7 && it[1] == 0 ? 0 : 3;
 }
 
+/* A store over an edge of what is there is lost whole, whichever of its ends has no page; so is an atomic operation. */
+SEC("syscall") int ok_stores_across_an_edge(void *ctx)
+{
+	words it = alloc(page(5), 1);
+
+	if (!it)
+		return 1;
+	*word(5 * PAGE - 4) = ~0ull;
+	*word(6 * PAGE - 4) = ~0ull;
+	*(volatile __u16 __arena *)word(5 * PAGE - 1) = ~0;
+	*(volatile __u16 __arena *)word(6 * PAGE - 1) = ~0;
+	__sync_fetch_and_add(word(5 * PAGE - 4), ~0ull);
+	__sync_fetch_and_add(word(6 * PAGE - 4), ~0ull);
+	return it[0] || it[511] ? 2 : 0;
+}
+
 /* Where there is no page, loads bring 0 and stores are lost. */
 SEC("tc") int ok_no_page(struct __sk_buff *skb)
 {
